@@ -1,0 +1,3 @@
+//! k8vent sends Kubernetes pods as JSON to webhooks.
+
+pub mod sink;

@@ -1,0 +1,3 @@
+//! The `k8vent` program.
+
+fn main() {}
