@@ -1,3 +1,7 @@
-//! The `k8vent` program.
+//! The `k8vent` program. What it does begins at [`k8vent::program`].
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    k8vent::program::main()
+}

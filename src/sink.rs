@@ -5,6 +5,9 @@ use std::{error::Error as StdError, time::Duration};
 use bytes::Bytes;
 use http::{Request, StatusCode};
 
+pub mod hyper;
+pub mod print;
+
 /// Carries one attempt to a webhook.
 ///
 /// An implementation sends the request once and never retries one that the webhook may have seen: retries, their

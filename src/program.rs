@@ -1,0 +1,183 @@
+//! The composition root: settings to adapters to the core, and how it ended to an exit code.
+
+use std::{convert::Infallible, env, error::Error as StdError, io::IsTerminal, net::SocketAddr, process::ExitCode};
+
+use argh::EarlyExit;
+use futures_util::{Stream, stream};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+    task::JoinSet,
+    time::Instant,
+};
+use tracing_subscriber::{Layer, filter::Targets, fmt, layer::SubscriberExt, util::SubscriberInitExt};
+
+use crate::{
+    chain::Chain,
+    cli::{self, Command, LinkImage},
+    health::Health,
+    link_image::Link,
+    metrics::Metrics,
+    request::RequestBuilder,
+    route::Router,
+    run::{Ended, Plan, run},
+    serve::serve,
+    settings::{LogSettings, Settings, Variables},
+    sink::{WebhookSink, hyper::HyperSink, print::PrintSink},
+    source::kube::KubeSource,
+};
+
+/// Why the program failed. Its exit code says whose fault it was.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    /// Exit code 2.
+    #[error(transparent)]
+    Asked(Box<dyn StdError + Send + Sync>),
+    /// Exit code 1.
+    #[error(transparent)]
+    Ran(Box<dyn StdError + Send + Sync>),
+}
+
+#[derive(Debug, thiserror::Error)]
+enum RunError {
+    #[error("--listen: cannot listen on {0}")]
+    Listen(SocketAddr, #[source] std::io::Error),
+    #[error("cannot wait for signals")]
+    Signals(#[source] std::io::Error),
+    #[error("something was left undelivered for {0} pods: see the log")]
+    Left(usize),
+    #[error("the task that {0} ended early")]
+    EndedEarly(&'static str),
+}
+
+/// The whole program: arguments and variables of the process in, exit code out.
+#[must_use]
+pub fn main() -> ExitCode {
+    match start() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            let (error, code) = match &failure {
+                Failure::Asked(error) => (error, 2),
+                Failure::Ran(error) => (error, 1),
+            };
+            eprintln!("k8vent: {}", Chain(&**error));
+            ExitCode::from(code)
+        }
+    }
+}
+
+fn start() -> Result<(), Failure> {
+    let args = env::args_os().skip(1).map(|arg| arg.to_string_lossy().into_owned()).collect::<Vec<_>>();
+    // What is not UTF-8 cannot be told in JSON as it is.
+    let variables: Variables = env::vars_os().map(|(name, value)| (lossy(&name), lossy(&value))).collect();
+    let options = match cli::parse(&args) {
+        Ok(options) => options,
+        Err(EarlyExit { output, status: Ok(()) }) => {
+            println!("{output}");
+            return Ok(());
+        }
+        Err(EarlyExit { output, status: Err(()) }) => {
+            return Err(asked(format!("{}; `k8vent --help` tells what there is", output.trim_end())));
+        }
+    };
+    if options.version {
+        println!("k8vent {}", env!("CARGO_PKG_VERSION"));
+        return Ok(());
+    }
+    // One thread does all of it: what k8vent does is wait, copy and parse, and one processor carries it.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ran)?;
+    match options.command {
+        Some(Command::LinkImage(link)) => runtime.block_on(link_image(link)),
+        None => {
+            let settings = Settings::new(options, &variables).map_err(asked)?;
+            log(settings.log);
+            runtime.block_on(watch(settings))
+        }
+    }
+}
+
+fn lossy(text: &std::ffi::OsStr) -> String {
+    text.to_string_lossy().into_owned()
+}
+
+fn asked(error: impl Into<Box<dyn StdError + Send + Sync>>) -> Failure {
+    Failure::Asked(error.into())
+}
+
+fn ran(error: impl Into<Box<dyn StdError + Send + Sync>>) -> Failure {
+    Failure::Ran(error.into())
+}
+
+/// Logs to stderr. Libraries tell only what is wrong, except at the level that asks for everything.
+fn log(settings: LogSettings) {
+    let libraries = settings.level.min(tracing::Level::WARN).max(if settings.level == tracing::Level::TRACE {
+        tracing::Level::DEBUG
+    } else {
+        tracing::Level::ERROR
+    });
+    let filter = Targets::new().with_default(libraries).with_target("k8vent", settings.level);
+    let layer = fmt::layer().with_writer(std::io::stderr);
+    let layer = if settings.json {
+        layer.json().flatten_event(true).boxed()
+    } else {
+        layer.with_ansi(std::io::stderr().is_terminal()).boxed()
+    };
+    // It fails when there is one already: an embedding program's.
+    let _ = tracing_subscriber::registry().with(layer.with_filter(filter)).try_init();
+}
+
+async fn link_image(options: LinkImage) -> Result<(), Failure> {
+    let link = Link::new(options).map_err(asked)?;
+    let sink = HyperSink::from_env().map_err(asked)?;
+    link.post(&sink).await.map_err(ran)
+}
+
+async fn watch(settings: Settings) -> Result<(), Failure> {
+    if settings.dry_run {
+        return watch_into(&PrintSink, settings).await;
+    }
+    let sink = HyperSink::from_env().map_err(asked)?;
+    watch_into(&sink, settings).await
+}
+
+async fn watch_into(sink: &impl WebhookSink, settings: Settings) -> Result<(), Failure> {
+    let source = KubeSource::new(settings.cluster).await.map_err(asked)?;
+    let (metrics, health) = (Metrics::default(), Health::new(Instant::now()));
+    let mut tasks: JoinSet<Infallible> = JoinSet::new();
+    if let Some(address) = settings.listen {
+        let listener = TcpListener::bind(address).await.map_err(|error| ran(RunError::Listen(address, error)))?;
+        tracing::info!(address = %listener.local_addr().unwrap_or(address), "listening");
+        tasks.spawn(serve(listener, health.clone(), metrics.clone()));
+    }
+    let plan = Plan {
+        router: Router::new(settings.urls, settings.env),
+        requests: RequestBuilder { source: settings.source, headers: settings.headers, secrets: settings.secrets },
+        limits: settings.limits,
+        timeout: settings.timeout,
+        drain_timeout: settings.drain_timeout,
+        scopes: source.scopes(),
+    };
+    let stop = signals().map_err(|error| ran(RunError::Signals(error)))?;
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), "starting");
+    let ended = tokio::select! {
+        ended = run(&source, sink, plan, (metrics, health), stop) => ended,
+        Some(_) = tasks.join_next() => return Err(ran(RunError::EndedEarly("serves --listen"))),
+    };
+    match ended {
+        Ended::Drained => Ok(()),
+        Ended::Left(pods) => Err(ran(RunError::Left(pods))),
+        Ended::SourceEnded => Err(ran(RunError::EndedEarly("reads pods"))),
+    }
+}
+
+/// An item for each SIGTERM and SIGINT.
+fn signals() -> std::io::Result<impl Stream<Item = ()>> {
+    let signals = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    Ok(stream::unfold(signals, async |(mut terminate, mut interrupt)| {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        Some(((), (terminate, interrupt)))
+    }))
+}

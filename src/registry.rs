@@ -1,0 +1,193 @@
+//! The pods that are known, and what a new event means beside them.
+//!
+//! Of each pod only the identity, the version and the annotation are held: memory does not grow with pod size.
+
+use std::{collections::HashMap, sync::Arc};
+
+use crate::{
+    pod::{Pod, PodId, ResourceVersion, Unreadable},
+    route::{Route, Router},
+    source::{PodEvent, Scope, What},
+};
+
+/// What a state is to those who have followed the pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// The pod was not known before.
+    Added,
+    /// The pod was known in another version.
+    Updated,
+    /// The pod is gone.
+    Deleted,
+}
+
+impl Kind {
+    /// As metrics, logs and the last word of `ce-type` name it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Added => "added",
+            Self::Updated => "updated",
+            Self::Deleted => "deleted",
+        }
+    }
+}
+
+/// A state that nobody has been told of, and where it goes.
+#[derive(Debug, Clone)]
+pub struct Change {
+    /// What it is to those who have followed the pod.
+    pub kind: Kind,
+    /// The state. Of a deleted pod, the JSON is already the one to send.
+    pub pod: Pod,
+    /// Where it goes.
+    pub route: Arc<Route>,
+}
+
+/// The pods that are known.
+#[derive(Debug)]
+pub struct Registry {
+    router: Router,
+    known: HashMap<PodId, Known>,
+    lists: HashMap<Scope, List>,
+}
+
+#[derive(Debug)]
+struct Known {
+    version: ResourceVersion,
+    scope: Scope,
+    /// The last list of the scope, or any watch since, that held the pod.
+    list: u32,
+    annotation: Option<Box<str>>,
+    route: Arc<Route>,
+}
+
+#[derive(Debug, Default)]
+struct List {
+    number: u32,
+    complete: bool,
+    /// An item could not be told from any other: what is missing cannot be known.
+    blurred: bool,
+}
+
+impl Registry {
+    /// Knows no pod yet.
+    #[must_use]
+    pub fn new(router: Router) -> Self {
+        Self { router, known: HashMap::new(), lists: HashMap::new() }
+    }
+
+    /// How many pods are known.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.known.len()
+    }
+
+    /// Whether no pod is known.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.known.is_empty()
+    }
+
+    /// Whether the first list of each of `scopes` scopes is complete.
+    #[must_use]
+    pub fn is_complete(&self, scopes: usize) -> bool {
+        self.lists.values().filter(|list| list.complete).count() == scopes
+    }
+
+    /// Takes in an event and gives what it changes: nothing, one state, or at the end of a list each delete that was
+    /// missed.
+    pub fn observe(&mut self, event: PodEvent) -> Vec<Change> {
+        let scope = event.scope;
+        match event.what {
+            What::ListBegan => {
+                let list = self.lists.entry(scope).or_default();
+                list.number += 1;
+                list.blurred = false;
+                Vec::new()
+            }
+            What::Listed(pod) | What::Changed(pod) => self.present(scope, pod).into_iter().collect(),
+            What::Deleted(pod) => vec![self.gone(pod)],
+            What::ListEnded(version) => self.list_ended(scope, version),
+            What::Unreadable(unreadable) => {
+                self.unreadable(scope, &unreadable);
+                Vec::new()
+            }
+            What::Watching(_) | What::Bookmark(_) => Vec::new(),
+        }
+    }
+
+    fn present(&mut self, scope: Scope, pod: Pod) -> Option<Change> {
+        let list = self.lists.entry(scope).or_default().number;
+        let Some((id, known)) = self.known.get_key_value(pod.id.uid()) else {
+            let route = self.router.route(&pod);
+            let annotation = pod.annotation.clone();
+            self.known
+                .insert(pod.id.clone(), Known { version: pod.version, scope, list, annotation, route: route.clone() });
+            return Some(Change { kind: Kind::Added, pod, route });
+        };
+        // One identity for all that speaks of the pod: the new one is let go.
+        let pod = Pod { id: id.clone(), ..pod };
+        let unchanged = known.version == pod.version;
+        let known = self.known.get_mut(pod.id.uid())?;
+        known.list = list;
+        known.scope = scope;
+        if unchanged {
+            return None;
+        }
+        known.version = pod.version;
+        if known.annotation != pod.annotation {
+            known.route = self.router.route(&pod);
+            known.annotation.clone_from(&pod.annotation);
+        }
+        let route = known.route.clone();
+        Some(Change { kind: Kind::Updated, pod, route })
+    }
+
+    fn gone(&mut self, mut pod: Pod) -> Change {
+        let route = match self.known.remove(pod.id.uid()) {
+            Some(known) if known.annotation == pod.annotation => known.route,
+            _ => self.router.route(&pod),
+        };
+        pod.json = pod.deleted_json();
+        Change { kind: Kind::Deleted, pod, route }
+    }
+
+    fn list_ended(&mut self, scope: Scope, version: ResourceVersion) -> Vec<Change> {
+        let list = self.lists.entry(scope).or_default();
+        list.complete = true;
+        if list.blurred {
+            tracing::warn!(
+                "an item of the list could not be read at all: whether pods were deleted in the meantime is not known"
+            );
+            return Vec::new();
+        }
+        let number = list.number;
+        let missing = |known: &Known| known.scope == scope && known.list != number;
+        let gone = self.known.extract_if(|_, known| missing(known));
+        gone.map(|(id, known)| Change {
+            kind: Kind::Deleted,
+            pod: Pod {
+                json: Pod::identity_json(&id, known.version, known.annotation.as_deref()),
+                // The delete is younger than the last state, and no younger than the list.
+                version,
+                annotation: known.annotation,
+                id,
+            },
+            route: known.route,
+        })
+        .collect()
+    }
+
+    fn unreadable(&mut self, scope: Scope, unreadable: &Unreadable) {
+        let list = self.lists.entry(scope).or_default();
+        match unreadable.uid.as_deref().map(|uid| self.known.get_mut(uid)) {
+            Some(Some(known)) => known.list = list.number,
+            Some(None) => {}
+            None => list.blurred = true,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,148 @@
+use std::collections::BTreeMap;
+
+use super::*;
+
+const SCOPE: Scope = Scope(0);
+
+fn registry() -> Registry {
+    Registry::new(Router::new(vec!["http://global/".parse().unwrap()], BTreeMap::new()))
+}
+
+fn pod(name: &str, version: u64) -> Pod {
+    let json = format!(
+        r#"{{"metadata":{{"name":"{name}","namespace":"s","uid":"uid-{name}","resourceVersion":"{version}"}}}}"#
+    );
+    Pod::read(json.as_bytes()).unwrap()
+}
+
+fn annotated(name: &str, version: u64, url: &str) -> Pod {
+    let annotation = serde_json::json!({"webhooks": [url]}).to_string();
+    Pod { annotation: Some(annotation.into()), ..pod(name, version) }
+}
+
+/// What the events of one scope change, as `KIND NAME VERSION`.
+fn observe_in(registry: &mut Registry, scope: Scope, events: impl IntoIterator<Item = What>) -> Vec<String> {
+    let mut changes = Vec::new();
+    for what in events {
+        let mut new = registry.observe(PodEvent { scope, what });
+        new.sort_by_key(|change| change.pod.id.uid().to_owned());
+        changes.extend(new.iter().map(|c| format!("{} {} {}", c.kind.as_str(), c.pod.id.name(), c.pod.version)));
+    }
+    changes
+}
+
+fn observe(registry: &mut Registry, events: impl IntoIterator<Item = What>) -> Vec<String> {
+    observe_in(registry, SCOPE, events)
+}
+
+fn list(pods: impl IntoIterator<Item = Pod>, version: u64) -> Vec<What> {
+    let pods = pods.into_iter().map(What::Listed);
+    [What::ListBegan].into_iter().chain(pods).chain([What::ListEnded(ResourceVersion(version))]).collect()
+}
+
+#[test]
+fn a_list_adds_what_was_not_known() {
+    let mut registry = registry();
+    assert_eq!(observe(&mut registry, list([pod("a", 1), pod("b", 2)], 5)), ["added a 1", "added b 2"]);
+    assert_eq!(registry.len(), 2);
+}
+
+#[test]
+fn a_relist_tells_what_changed_and_what_vanished_and_nothing_else() {
+    let mut registry = registry();
+    observe(&mut registry, list([pod("same", 1), pod("changed", 2), pod("gone", 3)], 5));
+    let changes = observe(&mut registry, list([pod("same", 1), pod("changed", 7), pod("new", 8)], 9));
+    assert_eq!(changes, ["updated changed 7", "added new 8", "deleted gone 9"]);
+    assert_eq!(observe(&mut registry, list([pod("same", 1), pod("changed", 7), pod("new", 8)], 9)), [""; 0]);
+}
+
+#[test]
+fn a_list_that_broke_off_deletes_nothing() {
+    let mut registry = registry();
+    observe(&mut registry, list([pod("a", 1), pod("b", 2)], 5));
+    assert_eq!(observe(&mut registry, [What::ListBegan, What::Listed(pod("a", 1))]), [""; 0]);
+    assert_eq!(observe(&mut registry, list([pod("b", 2)], 9)), ["deleted a 9"]);
+}
+
+#[test]
+fn a_pod_that_is_replaced_under_its_name_is_deleted_and_another_added() {
+    let mut registry = registry();
+    observe(&mut registry, list([pod("a", 1)], 5));
+    let mut other = pod("a", 8);
+    other.id = PodId::new("another", "s", "a");
+    assert_eq!(observe(&mut registry, list([other], 9)), ["added a 8", "deleted a 9"]);
+}
+
+#[test]
+fn a_watch_tells_the_same_version_once() {
+    let mut registry = registry();
+    let events = [
+        What::Changed(pod("a", 1)),
+        What::Changed(pod("a", 1)),
+        What::Changed(pod("a", 2)),
+        What::Deleted(pod("a", 3)),
+    ];
+    assert_eq!(observe(&mut registry, events), ["added a 1", "updated a 2", "deleted a 3"]);
+    assert!(registry.is_empty());
+}
+
+#[test]
+fn scopes_do_not_delete_each_others_pods() {
+    let mut registry = registry();
+    observe_in(&mut registry, Scope(0), list([pod("a", 1)], 5));
+    observe_in(&mut registry, Scope(1), list([pod("b", 2)], 5));
+    assert_eq!(observe_in(&mut registry, Scope(0), list([], 9)), ["deleted a 9"]);
+    assert_eq!(registry.len(), 1);
+}
+
+#[test]
+fn is_complete_when_each_scope_has_been_listed() {
+    let mut registry = registry();
+    observe_in(&mut registry, Scope(0), list([], 5));
+    assert!(registry.is_complete(1));
+    assert!(!registry.is_complete(2));
+    observe_in(&mut registry, Scope(1), [What::ListBegan]);
+    assert!(!registry.is_complete(2));
+    observe_in(&mut registry, Scope(1), [What::ListEnded(ResourceVersion(5))]);
+    assert!(registry.is_complete(2));
+}
+
+#[test]
+fn an_unreadable_pod_in_a_relist_is_not_deleted() {
+    let unreadable = || Pod::read(br#"{"metadata":{"uid":"uid-b","name":7}}"#).unwrap_err();
+    let mut registry = registry();
+    observe(&mut registry, list([pod("a", 1), pod("b", 2)], 5));
+    let events = [What::ListBegan, What::Unreadable(unreadable()), What::ListEnded(ResourceVersion(9))];
+    assert_eq!(observe(&mut registry, events), ["deleted a 9"]);
+}
+
+#[test]
+fn where_an_item_cannot_be_told_at_all_nothing_is_deleted_for_missing() {
+    let mut registry = registry();
+    observe(&mut registry, list([pod("a", 1)], 5));
+    let rubbish = Pod::read(b"rubbish").unwrap_err();
+    let events = [What::ListBegan, What::Unreadable(rubbish), What::ListEnded(ResourceVersion(9))];
+    assert_eq!(observe(&mut registry, events), [""; 0]);
+    assert_eq!(observe(&mut registry, list([], 10)), ["deleted a 10"]);
+}
+
+#[test]
+fn a_delete_goes_where_the_pod_asked_for_whether_it_was_seen_or_missed() {
+    let mut registry = registry();
+    observe(&mut registry, list([annotated("a", 1, "http://a/"), annotated("b", 1, "http://b/")], 5));
+    let watched = registry.observe(PodEvent { scope: SCOPE, what: What::Deleted(annotated("a", 6, "http://a/")) });
+    assert_eq!(watched[0].route.endpoints, ["http://a/".parse().unwrap()]);
+    registry.observe(PodEvent { scope: SCOPE, what: What::ListBegan });
+    let missed = registry.observe(PodEvent { scope: SCOPE, what: What::ListEnded(ResourceVersion(9)) });
+    assert_eq!(missed[0].route.endpoints, ["http://b/".parse().unwrap()]);
+}
+
+#[test]
+fn a_changed_annotation_changes_the_route() {
+    let mut registry = registry();
+    observe(&mut registry, [What::Changed(annotated("a", 1, "http://a/"))]);
+    let changes = registry.observe(PodEvent { scope: SCOPE, what: What::Changed(annotated("a", 2, "http://b/")) });
+    assert_eq!(changes[0].route.endpoints, ["http://b/".parse().unwrap()]);
+    let changes = registry.observe(PodEvent { scope: SCOPE, what: What::Changed(pod("a", 3)) });
+    assert_eq!(changes[0].route.endpoints, ["http://global/".parse().unwrap()]);
+}

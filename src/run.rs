@@ -1,0 +1,252 @@
+//! The core loop: events in, attempts out, until asked to end.
+//!
+//! One task owns the registry and all queues, so nothing here is locked and every order is the order of its turns.
+
+use std::{
+    pin::{Pin, pin},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures_util::{
+    Stream, StreamExt,
+    stream::{FusedStream, FuturesUnordered},
+};
+use jiff::Timestamp;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
+
+use crate::{
+    delivery::{Delivery, body},
+    dispatch::{Attempt, Dispatcher, Limits},
+    health::Health,
+    metrics::Metrics,
+    pod::Pod,
+    registry::{Change, Kind, Registry},
+    request::RequestBuilder,
+    route::Router,
+    sink::{Outcome, WebhookSink},
+    source::{GetError, PodEvent, PodSource, What},
+    verdict::End,
+};
+
+/// What the core needs to know.
+#[derive(Debug)]
+pub struct Plan {
+    /// Where pods go.
+    pub router: Router,
+    /// How requests are made.
+    pub requests: RequestBuilder,
+    /// What the queues keep to.
+    pub limits: Limits,
+    /// The limit over one attempt: connecting, sending, and reading the answer.
+    pub timeout: Duration,
+    /// How long to go on delivering after the first signal.
+    pub drain_timeout: Duration,
+    /// How many scopes the source reads.
+    pub scopes: usize,
+}
+
+/// How [`run`] ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// Asked to, and everything was delivered.
+    Drained,
+    /// Asked to, and for so many pods something was left when the time was over or the second signal came.
+    Left(usize),
+    /// The source ended, which it must not.
+    SourceEnded,
+}
+
+/// After so many events in a row the other tasks have their turn: connections must not wait for a long stretch of
+/// events that has already arrived.
+const EVENTS_PER_TURN: u32 = 16;
+
+/// Reads `source` and delivers to `sink` until `stop` gives its first item; then delivers what waits, until nothing is
+/// left, [`Plan::drain_timeout`] has passed, or `stop` gives its second.
+pub async fn run(
+    source: &impl PodSource,
+    sink: &impl WebhookSink,
+    plan: Plan,
+    (metrics, health): (Metrics, Health),
+    stop: impl Stream<Item = ()>,
+) -> Ended {
+    let Plan { router, requests, limits, timeout, drain_timeout, scopes } = plan;
+    let mut core = Core {
+        registry: Registry::new(router),
+        dispatcher: Dispatcher::new(limits, metrics.clone()),
+        metrics,
+        health,
+        scopes,
+    };
+    let mut events = Some(Box::pin(source.events(None)));
+    let mut attempts = FuturesUnordered::new();
+    let mut stop = pin!(stop);
+    let mut start = pin!(sleep_until(Instant::now()));
+    let mut give_up = interval((limits.give_up_after / 16).clamp(Duration::from_millis(50), Duration::from_mins(1)));
+    give_up.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut deadline = None;
+    let mut in_a_row = 0;
+
+    loop {
+        while let Some(attempt) = core.dispatcher.next(Instant::now()) {
+            attempts.push(make(attempt, source, sink, &requests, timeout));
+        }
+        if events.is_none() && core.dispatcher.is_idle() {
+            return Ended::Drained;
+        }
+        let next_start = core.dispatcher.next_start();
+        if let Some(next_start) = next_start.filter(|next| *next != start.deadline()) {
+            start.as_mut().reset(next_start);
+        }
+        tokio::select! {
+            biased;
+            Some(()) = stop.next() => {
+                if events.is_none() {
+                    return core.ended();
+                }
+                events = None;
+                deadline = Some(Instant::now() + drain_timeout);
+                core.health.draining();
+                tracing::info!(seconds = drain_timeout.as_secs_f64(), "draining");
+            }
+            () = until(deadline) => return core.ended(),
+            Some((attempt, end, took)) = attempts.next(), if !attempts.is_terminated() => {
+                core.dispatcher.settle(attempt, &end, took, Instant::now(), fastrand::f64());
+            }
+            event = next(&mut events) => {
+                let Some(event) = event else { return Ended::SourceEnded };
+                core.observe(event);
+                in_a_row += 1;
+                if in_a_row == EVENTS_PER_TURN {
+                    in_a_row = 0;
+                    tokio::task::yield_now().await;
+                }
+            }
+            () = &mut start, if next_start.is_some() => {}
+            _ = give_up.tick() => core.dispatcher.give_up(Instant::now()),
+        }
+        core.gauge();
+    }
+}
+
+struct Core {
+    registry: Registry,
+    dispatcher: Dispatcher,
+    metrics: Metrics,
+    health: Health,
+    scopes: usize,
+}
+
+impl Core {
+    fn observe(&mut self, event: PodEvent) {
+        let now = Instant::now();
+        self.health.progress(now);
+        self.metrics.last_progress.set(Timestamp::now().as_second());
+        self.count(&event.what);
+        let list_ended = matches!(event.what, What::ListEnded(_));
+        for change in self.registry.observe(event) {
+            self.offer(&change, now);
+        }
+        if list_ended {
+            tracing::info!(pods = self.registry.len(), "list complete");
+            if self.registry.is_complete(self.scopes) {
+                self.health.listed();
+            }
+        }
+    }
+
+    fn count(&self, what: &What) {
+        match what {
+            What::ListBegan => {
+                self.metrics.lists.inc();
+            }
+            What::Watching(version) => {
+                tracing::debug!(%version, "watching");
+                self.metrics.watches.inc();
+            }
+            What::Unreadable(error) => {
+                tracing::warn!(%error, uid = error.uid, "a pod cannot be read and is passed over");
+                self.metrics.pods_unreadable.inc();
+            }
+            What::Listed(_) | What::ListEnded(_) | What::Changed(_) | What::Deleted(_) | What::Bookmark(_) => {}
+        }
+    }
+
+    fn offer(&mut self, change: &Change, now: Instant) {
+        self.metrics.refused(change.route.refused);
+        let Some((last, others)) = change.route.endpoints.split_last() else { return };
+        let delivery = Delivery::new(change, Timestamp::now());
+        for endpoint in others {
+            self.dispatcher.offer(endpoint, delivery.clone(), now);
+        }
+        self.dispatcher.offer(last, delivery, now);
+    }
+
+    fn gauge(&self) {
+        self.metrics.pods_known.set(i64::try_from(self.registry.len()).unwrap_or(i64::MAX));
+        self.metrics.queue_bytes.set(i64::try_from(self.dispatcher.queue_bytes()).unwrap_or(i64::MAX));
+    }
+
+    /// Says what was left.
+    fn ended(&self) -> Ended {
+        let mut all = 0;
+        for (endpoint, pods) in self.dispatcher.left() {
+            tracing::error!(%endpoint, pods, "not delivered before the end");
+            all += pods;
+        }
+        if all == 0 { Ended::Drained } else { Ended::Left(all) }
+    }
+}
+
+async fn next<S: Stream<Item = PodEvent>>(events: &mut Option<Pin<Box<S>>>) -> Option<PodEvent> {
+    match events {
+        Some(events) => events.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Makes an attempt, and gives it back with how it ended and how long it took.
+async fn make(
+    attempt: Attempt,
+    source: &impl PodSource,
+    sink: &impl WebhookSink,
+    requests: &RequestBuilder,
+    limit: Duration,
+) -> (Attempt, End, Duration) {
+    let start = Instant::now();
+    let end = match bytes(attempt.delivery(), source, limit).await {
+        Ok(body) => {
+            let request = requests.build(&attempt.endpoint, attempt.delivery(), body, Timestamp::now());
+            End::Posted(timeout(limit, sink.post(request)).await.unwrap_or(Outcome::TimedOut))
+        }
+        Err(end) => end,
+    };
+    (attempt, end, start.elapsed())
+}
+
+/// The body of a delivery, read again where it was given up.
+async fn bytes(delivery: &Delivery, source: &impl PodSource, limit: Duration) -> Result<Bytes, End> {
+    if let Some(body) = &delivery.body {
+        return Ok(body.clone());
+    }
+    if delivery.kind == Kind::Deleted {
+        let pod = Pod::identity_json(&delivery.pod, delivery.version, None);
+        return Ok(body(&pod, &delivery.env));
+    }
+    match timeout(limit, source.get(&delivery.pod)).await {
+        Ok(Ok(Some(pod))) if pod.version == delivery.version => Ok(body(&pod.json, &delivery.env)),
+        Ok(Ok(_)) => Err(End::Superseded),
+        Ok(Err(error)) => Err(End::Unread(error)),
+        Err(elapsed) => Err(End::Unread(GetError(elapsed.into()))),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,23 @@
+//! What k8vent promises, held against the real binary, a real API server and real receivers.
+
+mod support;
+
+mod states;
+
+mod routing;
+
+mod breaks;
+
+mod permissions;
+
+mod endpoints;
+
+mod drain;
+
+mod secrets;
+
+mod program;
+
+mod probes;
+
+mod layering;
