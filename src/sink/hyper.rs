@@ -1,134 +1,154 @@
-//! POSTs over HTTP/1.1 and HTTP/2: the adapter of [`WebhookSink`].
+//! The adapter to the webhooks: HTTP/1.1 and HTTP/2 over TCP and TLS, through a proxy where one is set.
+//!
+//! ```text
+//! post ─ origin ─ pool ──────────────── connection ─ answer
+//!                   └ connect ─ tls ───────┘
+//! ```
+//!
+//! Each request either takes a connection from the pool or opens one itself. Nothing races for it, so an origin never
+//! has more connections than it had requests in flight at once.
 
-use std::time::SystemTime;
+use std::{error::Error as StdError, mem, sync::Arc};
 
 use bytes::Bytes;
-use http::{
-    HeaderValue, Request, Response, Uri,
-    header::{HOST, PROXY_AUTHORIZATION, RETRY_AFTER},
-};
-use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
+use http::{Request, Uri};
+use http_body_util::Full;
 use hyper_util::client::proxy::matcher::Matcher;
 use rustls::RootCertStore;
 
-use crate::sink::{
-    Fault, Outcome, Stage, WebhookSink,
-    hyper::{
-        connect::{Connector, Proxied},
-        pool::{Lease, Pool},
-        roots::RootsError,
-    },
+use self::{
+    answer::Answer,
+    connect::Connector,
+    connection::{Connection, Sent},
+    origin::{NotAbsolute, Origin},
+    pool::{Checkout, IDLE_LIMIT, Pool, Visit},
+    tls::Tls,
 };
+use super::{Fault, Outcome, Stage, WebhookSink};
+
+mod origin;
+
+mod pool;
 
 mod connect;
-mod pool;
-mod retry_after;
-pub mod roots;
 
-/// The most that is read of an answer: more than any webhook has to say, and little enough for all attempts at once.
-const ANSWER_CAP: usize = 64 << 10;
+mod tls;
 
-/// POSTs to webhooks, over connections that it keeps for the next attempt.
+mod connection;
+
+mod answer;
+
+#[cfg(test)]
+mod tests;
+
+/// Posts to webhooks with hyper.
 ///
-/// There are never more connections to a host than attempts in flight to it were at once, and one to a host that
-/// speaks HTTP/2. Redirects are not followed. There is no time limit here: the core drops what takes too long, which
-/// closes the connection.
+/// It sets no limit on the time an attempt takes; whoever calls [`post`](WebhookSink::post) does, by dropping it. That
+/// closes an HTTP/1.1 connection and resets an HTTP/2 stream. Dropping the sink closes every connection.
 pub struct HyperSink {
-    pool: Pool,
+    pool: Arc<Pool>,
     connector: Connector,
 }
 
+/// Why there is no sink.
+#[derive(Debug, thiserror::Error)]
+pub enum SinkError {
+    /// A certificate file was named and is not usable.
+    #[error("cannot read the certificates that SSL_CERT_FILE names; give a readable PEM file")]
+    CertFile(#[source] rustls_native_certs::Error),
+    /// Certificates were named, and there are none.
+    #[error("SSL_CERT_FILE or SSL_CERT_DIR is set, but no certificate is there; name PEM certificates or unset it")]
+    NoCertificates,
+    /// A variable is to name a proxy, and does not.
+    #[error("{0} does not name a proxy; set it to http://HOST:PORT or unset it")]
+    Proxy(&'static str),
+    /// A proxy was named that speaks something else than HTTP.
+    #[error("SOCKS proxies are not supported; set HTTP_PROXY and HTTPS_PROXY to an http:// or https:// proxy")]
+    SocksProxy,
+    /// The TLS library refuses its settings.
+    #[error("cannot set up TLS")]
+    Tls(#[source] rustls::Error),
+}
+
 impl HyperSink {
-    /// Trusts the system's certificate authorities, else bundled ones, and goes through the proxies that
-    /// `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY` name.
-    pub fn from_env() -> Result<Self, RootsError> {
-        Ok(Self::new(roots::system_or_bundled()?, Matcher::from_env()))
+    /// A sink that trusts `roots` and goes through the proxies that `proxies` tells.
+    pub fn new(proxies: Matcher, roots: RootCertStore) -> Result<Self, SinkError> {
+        let connector = Connector::new(proxies, Tls::new(roots)?)?;
+        Ok(Self { pool: Pool::new(IDLE_LIMIT), connector })
     }
 
-    /// Trusts `roots` and goes through `proxies`.
-    #[must_use]
-    pub fn new(roots: RootCertStore, proxies: Matcher) -> Self {
-        Self { pool: Pool::default(), connector: Connector::new(roots, proxies) }
+    /// A sink set up by the environment.
+    ///
+    /// `HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY` (or in small letters) tell the proxies. The trusted
+    /// certificates are the system's, or those that `SSL_CERT_FILE` and `SSL_CERT_DIR` name; a system without any, like
+    /// an image from scratch, gets the ones that come with k8vent.
+    pub fn from_env() -> Result<Self, SinkError> {
+        Self::new(connect::proxies_from_env()?, tls::system_roots()?)
     }
 
-    async fn exchange(&self, request: Request<Bytes>) -> Result<Outcome, Fault> {
-        let target = request.uri().clone();
+    async fn exchange(&self, request: Request<Bytes>) -> Result<Answer, Fault> {
         let mut request = request.map(Full::new);
+        let target = mem::take(request.uri_mut());
+        let origin = Origin::of(&target).ok_or_else(|| Stage::Connect.fault(NotAbsolute))?;
+        let mut visit = self.pool.visit(origin);
         loop {
-            let proxied = self.connector.proxied(&target);
-            let mut lease = self.pool.lease(&target, &self.connector).await?;
-            address(&mut request, &target, lease.speaks_http2(), proxied);
-            match lease.send(request).await {
-                Ok(response) => return answered(lease, response).await,
-                // The connection had been closed, as idle ones are: the webhook has not seen the request.
-                Err(mut error) if !lease.is_new() && error.message().is_some() => match error.take_message() {
-                    Some(unsent) => request = unsent,
-                    None => return Err(exchange_fault(error.into_error())),
-                },
-                Err(error) => return Err(exchange_fault(error.into_error())),
+            let (mut connection, reused) = self.connection(&visit, &target).await?;
+            match connection.send(request, &target).await {
+                Sent::Answered(response) => {
+                    let answer = Answer::read(response).await.map_err(|error| Stage::Exchange.fault(error))?;
+                    if answer.whole && connection.settled().await {
+                        visit.keep(connection);
+                    }
+                    return Ok(answer);
+                }
+                // The server closed the connection while it was idle. No byte has left: the next one may have it.
+                Sent::Returned(returned, _) if reused => {
+                    visit.discard(&connection);
+                    request = returned;
+                }
+                Sent::Returned(_, error) | Sent::Failed(error) => return Err(Stage::Exchange.fault(error)),
             }
         }
+    }
+
+    /// A connection for one request, and whether it has been used before.
+    async fn connection(&self, visit: &Visit<'_>, target: &Uri) -> Result<(Connection, bool), Fault> {
+        let first = match visit.checkout() {
+            Checkout::Reuse(connection) => return Ok((connection, true)),
+            Checkout::Open => return self.open(visit, target).await,
+            Checkout::Negotiate(first) => first,
+        };
+        let turn = first.lock().await;
+        // Whoever had the turn before may have found out what the server speaks.
+        match visit.checkout() {
+            Checkout::Reuse(connection) => Ok((connection, true)),
+            Checkout::Open => {
+                drop(turn);
+                self.open(visit, target).await
+            }
+            Checkout::Negotiate(_) => self.open(visit, target).await,
+        }
+    }
+
+    async fn open(&self, visit: &Visit<'_>, target: &Uri) -> Result<(Connection, bool), Fault> {
+        let opened = self.connector.connect(visit.origin(), target).await?;
+        let connection = Connection::start(opened, visit).await.map_err(|error| Stage::Exchange.fault(error))?;
+        visit.opened(&connection);
+        Ok((connection, false))
     }
 }
 
 impl WebhookSink for HyperSink {
     async fn post(&self, request: Request<Bytes>) -> Outcome {
-        self.exchange(request).await.unwrap_or_else(Outcome::Unreachable)
-    }
-}
-
-fn exchange_fault(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Fault {
-    Fault { stage: Stage::Exchange, source: error.into() }
-}
-
-/// Writes the target as the connection wants it: the whole of it for HTTP/2 and for a proxy, else the path, with the
-/// host in a header (RFC 9112, section 3.2).
-fn address(request: &mut Request<Full<Bytes>>, target: &Uri, http2: bool, proxied: Option<Proxied>) {
-    *request.uri_mut() = target.clone();
-    request.headers_mut().remove(HOST);
-    if http2 {
-        return;
-    }
-    if let Some(host) = host(target) {
-        request.headers_mut().insert(HOST, host);
-    }
-    let Some(Proxied { authorization }) = proxied else {
-        *request.uri_mut() = target.path_and_query().map_or_else(Uri::default, |path| path.clone().into());
-        return;
-    };
-    if let Some(authorization) = authorization {
-        request.headers_mut().insert(PROXY_AUTHORIZATION, authorization);
-    }
-}
-
-/// The host, with the port unless it is the scheme's own.
-fn host(target: &Uri) -> Option<HeaderValue> {
-    let default = if target.scheme_str() == Some("https") { 443 } else { 80 };
-    let text = match target.port_u16().filter(|port| *port != default) {
-        Some(port) => format!("{}:{port}", target.host()?),
-        None => target.host()?.to_owned(),
-    };
-    HeaderValue::try_from(text).ok()
-}
-
-/// Reads the answer to its end, after which the connection is free for others, or to the cap.
-async fn answered(lease: Lease<'_>, response: Response<Incoming>) -> Result<Outcome, Fault> {
-    let status = response.status();
-    let retry_after = response.headers().get(RETRY_AFTER);
-    let retry_after = retry_after.and_then(|value| retry_after::parse(value.as_bytes(), SystemTime::now()));
-    let mut body = response.into_body();
-    let mut read = 0;
-    while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(exchange_fault)?;
-        read += frame.data_ref().map_or(0, Bytes::len);
-        if read > ANSWER_CAP {
-            return Ok(Outcome::Answered { status, retry_after });
+        match self.exchange(request).await {
+            Ok(Answer { status, retry_after, .. }) => Outcome::Answered { status, retry_after },
+            Err(fault) => Outcome::Unreachable(fault),
         }
     }
-    lease.give_back().await;
-    Ok(Outcome::Answered { status, retry_after })
 }
 
-#[cfg(test)]
-mod tests;
+impl Stage {
+    fn fault(self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Fault {
+        Fault { stage: self, source: source.into() }
+    }
+}

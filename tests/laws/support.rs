@@ -6,7 +6,7 @@ use futures_util::{StreamExt, stream};
 use k8vent_harness::{Process, Receiver, process::Signal, receiver::Received};
 
 /// How long anything may take before it counts as never: ten times what it takes on an idle machine.
-pub(crate) const LIMIT: Duration = Duration::from_secs(60);
+pub(crate) const LIMIT: Duration = Duration::from_mins(1);
 
 /// The environment that k8vent runs in.
 pub(crate) const ENV: &str = r#"{"ATOMIST_ENVIRONMENT":"laws","GREETING":"h\"é"}"#;

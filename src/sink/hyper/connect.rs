@@ -1,117 +1,199 @@
-//! Opens connections: name, TCP, proxy, TLS.
+//! From an origin to a stream of bytes that reaches it.
 
-use std::sync::Arc;
+use std::{env, error::Error as StdError, future::poll_fn, pin::pin};
 
-use http::{HeaderValue, Uri};
+use bytes::Bytes;
+use futures_util::future::{Either, select};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, header, uri::Authority};
+use http_body_util::Empty;
+use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::{
     client::{
-        legacy::connect::{HttpConnector, proxy::Tunnel},
+        legacy::connect::HttpConnector,
         proxy::matcher::{Intercept, Matcher},
     },
     rt::TokioIo,
 };
-use rustls::{ClientConfig, RootCertStore, crypto::ring, pki_types::ServerName};
-use tokio::net::TcpStream;
-use tokio_rustls::{TlsConnector, client::TlsStream};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tower_service::Service;
 
+use super::{
+    SinkError,
+    origin::Origin,
+    tls::{Tls, TlsError},
+};
 use crate::sink::{Fault, Stage};
 
-/// The protocols that are offered in the TLS handshake (RFC 7301), the better one first.
-const HTTP2: &[u8] = b"h2";
-const HTTP1: &[u8] = b"http/1.1";
+/// What every layer below HTTP reads from and writes to.
+pub(super) trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
 
-/// Opens connections to webhooks.
-pub(super) struct Connector {
-    tcp: HttpConnector,
-    tls: TlsConnector,
-    proxies: Matcher,
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
+
+/// TCP, or TLS over it, or that again over a tunnel: boxed once for each connection.
+pub(super) type Stream = Box<dyn Io>;
+
+/// A stream on which HTTP can begin.
+pub(super) struct Opened {
+    /// The stream.
+    pub(super) stream: Stream,
+    /// Whether the server chose HTTP/2.
+    pub(super) http2: bool,
+    /// Set when a proxy reads the requests.
+    pub(super) forward: Option<Forward>,
 }
 
-/// A connection, and what is spoken on it.
-pub(super) enum Opened {
-    /// Plain text, on which HTTP/1.1 is spoken.
-    Plain(TokioIo<TcpStream>),
-    /// TLS.
-    Tls {
-        /// The connection.
-        stream: Box<TokioIo<TlsStream<TcpStream>>>,
-        /// Whether HTTP/2 was agreed on.
-        http2: bool,
-    },
-}
-
-/// Plain HTTP goes through a proxy that reads each request (RFC 9112, section 3.2.2).
-pub(super) struct Proxied {
-    /// What the proxy wants in each request.
+/// What a proxy that passes plain requests on wants in each of them.
+pub(super) struct Forward {
+    /// `Proxy-Authorization`.
     pub(super) authorization: Option<HeaderValue>,
 }
 
+/// Opens streams to webhooks, directly or through a proxy.
+pub(super) struct Connector {
+    tcp: HttpConnector,
+    proxies: Matcher,
+    tls: Tls,
+}
+
+/// Why there is no stream through a proxy.
 #[derive(Debug, thiserror::Error)]
-enum ConnectError {
-    #[error("the proxy is not reached by http://, which is all that is supported")]
-    ProxyScheme,
-    #[error("the host is no name that a certificate could be for")]
-    Name,
+enum ProxyError {
+    #[error("no connection to the proxy")]
+    Unreachable(#[source] Box<dyn StdError + Send + Sync>),
+    #[error("no TLS with the proxy")]
+    Tls(#[source] TlsError),
+    #[error("the proxy did not answer the request for a tunnel")]
+    Broken(#[source] hyper::Error),
+    #[error("the proxy refused the tunnel with status {0}")]
+    Refused(StatusCode),
+    #[error("the proxy sent data before the tunnel was in use")]
+    TooSoon,
+}
+
+/// Webhooks of either scheme, to ask for their proxy.
+///
+/// The name is reserved, so that of all that `NO_PROXY` may say only `*` means it; then no proxy is used at all.
+const ANY: [&str; 2] = ["http://any.invalid", "https://any.invalid"];
+
+/// The proxies that the environment names.
+///
+/// [`Matcher::from_env`] goes without a proxy when it does not understand one. A cluster with a proxy has a reason for
+/// it, so that is an error here.
+pub(super) fn proxies_from_env() -> Result<Matcher, SinkError> {
+    for variable in ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"] {
+        if env::var(variable).is_ok_and(|value| !value.is_empty() && !is_proxy(value)) {
+            return Err(SinkError::Proxy(variable));
+        }
+    }
+    Ok(Matcher::from_env())
+}
+
+fn is_proxy(value: String) -> bool {
+    Matcher::builder().all(value).build().intercept(&Uri::from_static(ANY[0])).is_some()
 }
 
 impl Connector {
-    pub(super) fn new(roots: RootCertStore, proxies: Matcher) -> Self {
-        let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .expect("ring offers TLS 1.2 and 1.3")
-            .with_root_certificates(roots);
-        let mut config = config.with_no_client_auth();
-        config.alpn_protocols = vec![HTTP2.to_vec(), HTTP1.to_vec()];
+    /// Refuses proxies that it cannot go through.
+    pub(super) fn new(proxies: Matcher, tls: Tls) -> Result<Self, SinkError> {
+        for any in ANY {
+            let proxy = proxies.intercept(&Uri::from_static(any));
+            if proxy.is_some_and(|proxy| proxy.uri().scheme_str().is_some_and(|scheme| scheme.starts_with("socks"))) {
+                return Err(SinkError::SocksProxy);
+            }
+        }
         let mut tcp = HttpConnector::new();
         tcp.enforce_http(false);
+        // A request is written in one go; waiting for more only makes it late.
         tcp.set_nodelay(true);
-        Self { tcp, tls: TlsConnector::from(Arc::new(config)), proxies }
+        Ok(Self { tcp, proxies, tls })
     }
 
-    /// The proxy that reads each request to `target`. A tunnel is none: it reads nothing.
-    pub(super) fn proxied(&self, target: &Uri) -> Option<Proxied> {
-        if target.scheme_str() == Some("https") {
-            return None;
-        }
-        let proxy = self.proxies.intercept(target)?;
-        Some(Proxied { authorization: proxy.basic_auth().cloned() })
-    }
-
-    /// Opens a connection to `target`, through its proxy if it has one.
-    pub(super) async fn open(&self, target: &Uri) -> Result<Opened, Fault> {
+    /// Opens a stream to `origin`, which is the one of `target`.
+    pub(super) async fn connect(&self, origin: &Origin, target: &Uri) -> Result<Opened, Fault> {
         let proxy = self.proxies.intercept(target);
-        if proxy.as_ref().is_some_and(|proxy| proxy.uri().scheme_str() != Some("http")) {
-            return Err(fault(Stage::Connect, ConnectError::ProxyScheme));
-        }
-        let https = target.scheme_str() == Some("https");
-        let tcp = match proxy {
-            None => self.tcp.clone().call(target.clone()).await.map_err(|error| fault(Stage::Connect, error))?,
-            Some(proxy) if https => self.tunnel(&proxy, target).await?,
-            Some(proxy) => {
-                self.tcp.clone().call(proxy.uri().clone()).await.map_err(|error| fault(Stage::Connect, error))?
-            }
+        let stream = match &proxy {
+            None => self.tcp(target).await.map_err(|error| Stage::Connect.fault(error))?,
+            Some(proxy) => self.through(proxy, origin).await.map_err(|error| Stage::Connect.fault(error))?,
         };
-        if https { self.handshake(tcp.into_inner(), target).await } else { Ok(Opened::Plain(tcp)) }
-    }
-
-    async fn tunnel(&self, proxy: &Intercept, target: &Uri) -> Result<TokioIo<TcpStream>, Fault> {
-        let mut tunnel = Tunnel::new(proxy.uri().clone(), self.tcp.clone());
-        if let Some(authorization) = proxy.basic_auth() {
-            tunnel = tunnel.with_auth(authorization.clone());
+        if origin.is_secure() {
+            let (stream, http2) =
+                self.tls.to_webhook(origin.name(), stream).await.map_err(|error| Stage::Tls.fault(error))?;
+            return Ok(Opened { stream, http2, forward: None });
         }
-        tunnel.call(target.clone()).await.map_err(|error| fault(Stage::Connect, error))
+        let forward = proxy.map(|proxy| Forward { authorization: proxy.basic_auth().cloned() });
+        Ok(Opened { stream, http2: false, forward })
     }
 
-    async fn handshake(&self, tcp: TcpStream, target: &Uri) -> Result<Opened, Fault> {
-        let host = target.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
-        let name = ServerName::try_from(host.to_owned()).map_err(|_| fault(Stage::Tls, ConnectError::Name))?;
-        let stream = self.tls.connect(name, tcp).await.map_err(|error| fault(Stage::Tls, error))?;
-        let http2 = stream.get_ref().1.alpn_protocol() == Some(HTTP2);
-        Ok(Opened::Tls { stream: Box::new(TokioIo::new(stream)), http2 })
+    async fn tcp(&self, to: &Uri) -> Result<Stream, Box<dyn StdError + Send + Sync>> {
+        let mut tcp = self.tcp.clone();
+        poll_fn(|cx| tcp.poll_ready(cx)).await?;
+        Ok(Box::new(tcp.call(to.clone()).await?.into_inner()))
+    }
+
+    /// A stream to the proxy, and for a secure origin to what lies behind it.
+    async fn through(&self, proxy: &Intercept, origin: &Origin) -> Result<Stream, ProxyError> {
+        let mut stream = self.tcp(proxy.uri()).await.map_err(ProxyError::Unreachable)?;
+        if let Some(proxy) = Origin::of(proxy.uri()).filter(Origin::is_secure) {
+            stream = self.tls.to_proxy(proxy.name(), stream).await.map_err(ProxyError::Tls)?;
+        }
+        if origin.is_secure() {
+            stream = tunnel(stream, origin, proxy.basic_auth()).await?;
+        }
+        Ok(stream)
     }
 }
 
-fn fault(stage: Stage, error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Fault {
-    Fault { stage, source: error.into() }
+/// Has the proxy at the other end of `stream` connect it to `origin`.
+async fn tunnel(stream: Stream, origin: &Origin, authorization: Option<&HeaderValue>) -> Result<Stream, ProxyError> {
+    let request = connect_request(origin, authorization);
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(ProxyError::Broken)?;
+    let connection = pin!(connection.without_shutdown());
+    let answer = pin!(sender.send_request(request));
+    let parts = match select(connection, answer).await {
+        Either::Left((parts, answer)) => {
+            accepted(answer.await)?;
+            parts
+        }
+        Either::Right((answer, connection)) => {
+            accepted(answer)?;
+            connection.await
+        }
+    }
+    .map_err(ProxyError::Broken)?;
+    // In TLS the client speaks first, so these bytes are not the webhook's.
+    if parts.read_buf.is_empty() { Ok(parts.io.into_inner()) } else { Err(ProxyError::TooSoon) }
+}
+
+fn connect_request(origin: &Origin, authorization: Option<&HeaderValue>) -> Request<Empty<Bytes>> {
+    let to: Authority = origin.with_port().parse().expect("host and port of a valid authority");
+    let mut request = Request::new(Empty::new());
+    request.headers_mut().insert(header::HOST, HeaderValue::from_str(to.as_str()).expect("visible ASCII"));
+    if let Some(authorization) = authorization {
+        request.headers_mut().insert(header::PROXY_AUTHORIZATION, authorization.clone());
+    }
+    *request.method_mut() = Method::CONNECT;
+    *request.uri_mut() = Uri::from(to);
+    request
+}
+
+fn accepted(answer: Result<Response<Incoming>, hyper::Error>) -> Result<(), ProxyError> {
+    match answer.map_err(ProxyError::Broken)?.status() {
+        status if status.is_success() => Ok(()),
+        status => Err(ProxyError::Refused(status)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_names_no_proxy_is_told_from_what_does() {
+        for value in ["http://proxy:3128", "https://u:p@proxy", "proxy:3128", "192.0.2.1:3128", "socks5://proxy"] {
+            assert!(is_proxy(value.to_owned()), "{value}");
+        }
+        for value in ["ftp://proxy", "http://", "http:// proxy", "/proxy", "http//proxy:3128"] {
+            assert!(!is_proxy(value.to_owned()), "{value}");
+        }
+    }
 }

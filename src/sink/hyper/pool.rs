@@ -1,295 +1,296 @@
-//! The connections that are open, by origin.
-//!
-//! hyper-util's client opens a connection whenever none is idle at that moment, and one becomes idle only a moment
-//! after its answer has ended: under load it holds more connections than there are attempts in flight. Here a
-//! connection is given back before the attempt ends, so the next one finds it.
+//! Connections that wait for their next request, and the tasks that drive them.
 
 use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    collections::{HashMap, hash_map::Entry},
+    error::Error as StdError,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
 
-use bytes::Bytes;
-use http::{Request, Response, Uri};
-use http_body_util::Full;
-use hyper::{
-    body::Incoming,
-    client::conn::{TrySendError, http1, http2},
-};
-use hyper_util::rt::{TokioExecutor, TokioTimer};
+use hyper::rt::Executor;
 use tokio::{
     task::JoinSet,
-    time::{Instant, sleep, timeout},
+    time::{Instant, sleep_until},
 };
 
-use super::connect::{Connector, Opened};
-use crate::sink::{Fault, Stage};
+use super::{
+    connection::{Connection, Http1, Http2},
+    origin::Origin,
+};
 
-type Body = Full<Bytes>;
+/// How long a connection is kept without a request.
+///
+/// Long enough that a pod which changes every few seconds finds its connection open; and servers and the balancers
+/// before them commonly close after 60 s or later, so most connections are closed from here, where no request is lost.
+pub(super) const IDLE_LIMIT: Duration = Duration::from_mins(1);
 
-/// How long a connection is kept idle: servers and balancers in between close theirs after a minute as a rule, and a
-/// connection costs both sides memory.
-const IDLE_LIMIT: Duration = Duration::from_secs(50);
-
-/// How long a connection may take to be free after its answer has ended: only as long as our own task needs, unless
-/// the server has answered without reading the request, and never will.
-const FREE_LIMIT: Duration = Duration::from_millis(100);
-
-/// An HTTP/2 connection that carries attempts is asked so often whether it is alive, and closed when it does not tell
-/// for as long again: else every attempt would go to the same dead connection.
-const PING: Duration = Duration::from_secs(10);
-
-/// The connections of all origins.
-#[derive(Default)]
+/// The connections of a sink.
+///
+/// An origin has an entry only while it has a request or a connection. One task closes idle connections; it ends when
+/// there is no entry. Every task belongs to the pool and ends with it.
 pub(super) struct Pool {
-    shared: Arc<Mutex<Shared>>,
-    /// The tasks that drive connections, and the one that closes idle ones; dropped with the pool.
+    entries: Mutex<Entries>,
     tasks: Mutex<JoinSet<()>>,
+    idle_limit: Duration,
 }
 
 #[derive(Default)]
-struct Shared {
-    origins: HashMap<String, Origin>,
-    /// Whether a task is there that closes idle connections.
-    sweeping: bool,
+struct Entries {
+    slots: HashMap<Origin, Slot>,
+    /// Whether the task that closes idle connections is running.
+    tended: bool,
 }
 
-/// The connections to one scheme, host and port.
-#[derive(Default)]
-struct Origin {
+/// What is known of an origin.
+struct Slot {
+    /// Requests that are connecting, waiting or in flight.
+    visits: usize,
+    /// Connections without a request; the longest idle one comes first.
     idle: Vec<Idle>,
-    http2: Option<(http2::SendRequest<Body>, Instant)>,
-    /// Whether HTTP/1.1 is known to be spoken: attempts open connections side by side then.
-    http1: bool,
-    /// Held while the first connection is opened, which tells what is spoken.
+    /// The connection of an origin that speaks HTTP/2.
+    shared: Option<Arc<Http2>>,
+    /// When the last request ended.
+    left: Instant,
+    /// Whether the last connection spoke HTTP/1.1.
+    speaks_http1: bool,
+    /// Taken by the one request that finds out what the origin speaks.
     first: Arc<tokio::sync::Mutex<()>>,
-    /// Attempts that use the origin, whose entry is kept for them.
-    users: usize,
 }
 
 struct Idle {
-    sender: http1::SendRequest<Body>,
+    connection: Http1,
     since: Instant,
 }
 
-/// A connection for one attempt. Dropping it closes the connection if it speaks HTTP/1.1, for it may be amid an
-/// exchange, and resets the exchange if it speaks HTTP/2.
-pub(super) struct Lease<'a> {
-    sender: Sender,
-    is_new: bool,
-    user: User<'a>,
-}
-
-enum Sender {
-    Http1(http1::SendRequest<Body>),
-    Http2(http2::SendRequest<Body>),
-}
-
-/// Keeps the entry of an origin as long as it lives.
-struct User<'a> {
-    pool: &'a Pool,
-    key: String,
+/// What a request is to do for a connection.
+pub(super) enum Checkout {
+    /// Use this one.
+    Reuse(Connection),
+    /// Open one.
+    Open,
+    /// Open one under this lock: if it speaks HTTP/2, no other is needed.
+    Negotiate(Arc<tokio::sync::Mutex<()>>),
 }
 
 impl Pool {
-    /// Whether nothing is kept for any origin.
+    /// An empty pool that closes a connection after `idle_limit` without a request.
+    pub(super) fn new(idle_limit: Duration) -> Arc<Self> {
+        Arc::new(Self { entries: Mutex::default(), tasks: Mutex::default(), idle_limit })
+    }
+
+    /// Begins a request to `origin`, which ends when the visit is dropped.
+    pub(super) fn visit(self: &Arc<Self>, origin: Origin) -> Visit<'_> {
+        self.entries().slots.entry(origin.clone()).or_default().visits += 1;
+        Visit { pool: self, origin, kept: None }
+    }
+
+    /// Has the pool's own tasks run `future`.
+    fn spawn(&self, future: impl Future<Output = ()> + Send + 'static) {
+        let mut tasks = lock(&self.tasks);
+        // What has ended is let go here, so that the set never holds more than were open at once.
+        while let Some(ended) = tasks.try_join_next() {
+            if let Err(error) = ended {
+                tracing::error!(%error, "a connection's task failed");
+            }
+        }
+        tasks.spawn(future);
+    }
+
+    /// Lets go of what was closed at the other end.
+    fn forget_closed(&self, origin: &Origin) {
+        if let Entry::Occupied(mut entry) = self.entries().slots.entry(origin.clone()) {
+            entry.get_mut().drop_closed();
+            if entry.get().is_vacant() {
+                entry.remove();
+            }
+        }
+    }
+
+    /// Closes what has been idle too long, and says when to look again. `None`: there is nothing to look after.
+    fn close_idle(&self, now: Instant) -> Option<Instant> {
+        let mut entries = self.entries();
+        entries.slots.retain(|_, slot| {
+            slot.drop_idle(now, self.idle_limit);
+            !slot.is_vacant()
+        });
+        entries.tended = !entries.slots.is_empty();
+        let longest_idle = entries.slots.values().filter_map(Slot::idle_since).min();
+        entries.tended.then(|| longest_idle.unwrap_or(now) + self.idle_limit)
+    }
+
+    /// How many origins have an entry.
     #[cfg(test)]
-    pub(super) fn is_empty(&self) -> bool {
-        self.shared().origins.is_empty()
+    pub(super) fn known_origins(&self) -> usize {
+        self.entries().slots.len()
     }
 
-    /// Whether some connection could be used again.
-    #[cfg(test)]
-    pub(super) fn has_idle(&self) -> bool {
-        self.shared().origins.values().any(|origin| origin.idle.iter().any(|idle| idle.sender.is_ready()))
+    fn entries(&self) -> MutexGuard<'_, Entries> {
+        lock(&self.entries)
+    }
+}
+
+/// Closes idle connections until there are none, or no pool.
+async fn tend(pool: Weak<Pool>) {
+    while let Some(next) = pool.upgrade().and_then(|pool| pool.close_idle(Instant::now())) {
+        sleep_until(next).await;
+    }
+}
+
+/// No code that holds one of these locks can panic halfway, so what they guard is whole even then.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// One request's business with its origin.
+pub(super) struct Visit<'a> {
+    pool: &'a Arc<Pool>,
+    origin: Origin,
+    kept: Option<Http1>,
+}
+
+impl Visit<'_> {
+    /// Where the request goes.
+    pub(super) fn origin(&self) -> &Origin {
+        &self.origin
     }
 
-    /// A connection to the origin of `target`: one that is idle or shared, else a new one.
-    pub(super) async fn lease(&self, target: &Uri, connector: &Connector) -> Result<Lease<'_>, Fault> {
-        let user = User::new(self, target);
-        let first = match user.reuse() {
-            Ok(sender) => return Ok(Lease { sender, is_new: false, user }),
-            Err(first) => first,
-        };
-        let Some(first) = first else {
-            let sender = self.open(&user, target, connector).await?;
-            return Ok(Lease { sender, is_new: true, user });
-        };
-        let guard = first.lock().await;
-        // Somebody else may have been first.
-        if let Ok(sender) = user.reuse() {
-            return Ok(Lease { sender, is_new: false, user });
-        }
-        let known = user.entry(|origin| origin.http1);
-        if known {
-            drop(guard);
-        }
-        let sender = self.open(&user, target, connector).await?;
-        Ok(Lease { sender, is_new: true, user })
-    }
-
-    async fn open(&self, user: &User<'_>, target: &Uri, connector: &Connector) -> Result<Sender, Fault> {
-        let handshake = |error: hyper::Error| Fault { stage: Stage::Exchange, source: error.into() };
-        match connector.open(target).await? {
-            Opened::Plain(stream) => {
-                let (sender, connection) = http1::handshake(stream).await.map_err(handshake)?;
-                self.drive(connection);
-                Ok(Sender::Http1(sender))
-            }
-            Opened::Tls { stream, http2: false } => {
-                user.entry(|origin| origin.http1 = true);
-                let (sender, connection) = http1::handshake(stream).await.map_err(handshake)?;
-                self.drive(connection);
-                Ok(Sender::Http1(sender))
-            }
-            Opened::Tls { stream, http2: true } => {
-                let mut builder = http2::Builder::new(TokioExecutor::new());
-                builder.timer(TokioTimer::new()).keep_alive_interval(PING).keep_alive_timeout(PING);
-                let (sender, connection) = builder.handshake(stream).await.map_err(handshake)?;
-                self.drive(connection);
-                user.entry(|origin| {
-                    origin.http1 = false;
-                    origin.http2 = Some((sender.clone(), Instant::now()));
-                });
-                self.sweep();
-                Ok(Sender::Http2(sender))
+    /// Takes a connection, or says how to open one.
+    pub(super) fn checkout(&self) -> Checkout {
+        let mut entries = self.pool.entries();
+        let slot = entries.slots.entry(self.origin.clone()).or_default();
+        // The one used last is the least likely to have been closed.
+        while let Some(Idle { connection, .. }) = slot.idle.pop() {
+            if connection.is_open() {
+                return Checkout::Reuse(Connection::Http1(connection));
             }
         }
-    }
-
-    /// Runs a connection to its end. How that came is told to the attempt that it carries.
-    fn drive(&self, connection: impl Future<Output = hyper::Result<()>> + Send + 'static) {
-        self.spawn(async { drop(connection.await) });
-    }
-
-    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
-        while tasks.try_join_next().is_some() {}
-        tasks.spawn(task);
-    }
-
-    fn shared(&self) -> MutexGuard<'_, Shared> {
-        lock(&self.shared)
-    }
-
-    /// Sees to it that idle connections are closed in time; the task for it ends when there are none.
-    fn sweep(&self) {
-        if std::mem::replace(&mut self.shared().sweeping, true) {
-            return;
+        match &slot.shared {
+            Some(shared) if shared.is_open() => Checkout::Reuse(Connection::Http2(shared.clone())),
+            _ if self.origin.is_secure() && !slot.speaks_http1 => Checkout::Negotiate(slot.first.clone()),
+            _ => Checkout::Open,
         }
-        let shared = self.shared.clone();
-        self.spawn(async move {
-            loop {
-                sleep(IDLE_LIMIT / 4).await;
-                let mut shared = lock(&shared);
-                shared.close_idle(Instant::now());
-                if shared.origins.values().all(Origin::is_closed) {
-                    shared.sweeping = false;
-                    return;
-                }
+    }
+
+    /// Tells of a connection that the request has opened.
+    pub(super) fn opened(&self, connection: &Connection) {
+        let mut entries = self.pool.entries();
+        let slot = entries.slots.entry(self.origin.clone()).or_default();
+        match connection {
+            Connection::Http1(_) => slot.speaks_http1 = true,
+            Connection::Http2(shared) => {
+                slot.speaks_http1 = false;
+                slot.shared = Some(shared.clone());
+            }
+        }
+        if !entries.tended {
+            entries.tended = true;
+            drop(entries);
+            self.pool.spawn(tend(Arc::downgrade(self.pool)));
+        }
+    }
+
+    /// Gives a connection to whoever comes next, at the end of the visit.
+    pub(super) fn keep(&mut self, connection: Connection) {
+        match connection {
+            Connection::Http1(connection) => self.kept = Some(connection),
+            // The slot has had it all the time.
+            Connection::Http2(_) => {}
+        }
+    }
+
+    /// Takes care that a connection that did not take a request is not given to another one.
+    pub(super) fn discard(&self, connection: &Connection) {
+        let mut entries = self.pool.entries();
+        if let (Connection::Http2(dead), Some(slot)) = (connection, entries.slots.get_mut(&self.origin)) {
+            slot.shared.take_if(|shared| Arc::ptr_eq(shared, dead));
+        }
+    }
+
+    /// Has the pool drive a connection to its end.
+    pub(super) fn drive<E>(&self, driver: impl Future<Output = Result<(), E>> + Send + 'static)
+    where
+        E: StdError + Send,
+    {
+        let (pool, origin) = (Arc::downgrade(self.pool), self.origin.clone());
+        self.pool.spawn(async move {
+            // A request that was on the connection gets the error; one that was idle has nobody to tell.
+            if let Err(error) = driver.await {
+                tracing::debug!(%error, "a connection broke");
+            }
+            if let Some(pool) = pool.upgrade() {
+                pool.forget_closed(&origin);
             }
         });
     }
-}
 
-fn lock(shared: &Mutex<Shared>) -> MutexGuard<'_, Shared> {
-    shared.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl Shared {
-    fn close_idle(&mut self, now: Instant) {
-        let is_fresh = |since: Instant| now.duration_since(since) < IDLE_LIMIT;
-        self.origins.retain(|_, origin| {
-            origin.idle.retain(|idle| is_fresh(idle.since) && !idle.sender.is_closed());
-            origin.http2.take_if(|(sender, used)| sender.is_closed() || (origin.users == 0 && !is_fresh(*used)));
-            origin.users > 0 || !origin.is_closed()
-        });
+    /// Where HTTP/2 runs the tasks it needs.
+    pub(super) fn executor(&self) -> PoolTasks {
+        PoolTasks(Arc::downgrade(self.pool))
     }
 }
 
-impl Origin {
-    fn is_closed(&self) -> bool {
-        self.idle.is_empty() && self.http2.is_none()
-    }
-}
-
-impl<'a> User<'a> {
-    fn new(pool: &'a Pool, target: &Uri) -> Self {
-        let scheme = target.scheme_str().unwrap_or_default();
-        let key = format!("{scheme}://{}", target.authority().map_or("", http::uri::Authority::as_str));
-        let mut shared = pool.shared();
-        let origin = shared.origins.entry(key.clone()).or_default();
-        origin.users += 1;
-        // Without TLS there is nothing to agree by.
-        origin.http1 |= scheme == "http";
-        drop(shared);
-        Self { pool, key }
-    }
-
-    fn entry<T>(&self, with: impl FnOnce(&mut Origin) -> T) -> T {
-        let mut shared = self.pool.shared();
-        // The entry is there as long as this value: `or_default` only says so to the compiler.
-        with(shared.origins.entry(self.key.clone()).or_default())
-    }
-
-    /// A connection that is open. Without one, whoever opens the first has to hold the lock, unless it is known that
-    /// each attempt needs its own.
-    fn reuse(&self) -> Result<Sender, Option<Arc<tokio::sync::Mutex<()>>>> {
-        self.entry(|origin| {
-            if let Some((sender, used)) = origin.http2.as_mut().filter(|(sender, _)| !sender.is_closed()) {
-                *used = Instant::now();
-                return Ok(Sender::Http2(sender.clone()));
-            }
-            while let Some(Idle { sender, .. }) = origin.idle.pop() {
-                if sender.is_ready() {
-                    return Ok(Sender::Http1(sender));
-                }
-            }
-            Err((!origin.http1).then(|| origin.first.clone()))
-        })
-    }
-}
-
-impl Drop for User<'_> {
+impl Drop for Visit<'_> {
     fn drop(&mut self) {
-        let mut shared = self.pool.shared();
-        let Some(origin) = shared.origins.get_mut(&self.key) else { return };
-        origin.users -= 1;
-        if origin.users == 0 && origin.is_closed() {
-            shared.origins.remove(&self.key);
+        let mut entries = self.pool.entries();
+        let Entry::Occupied(mut entry) = entries.slots.entry(self.origin.clone()) else { return };
+        let slot = entry.get_mut();
+        slot.visits -= 1;
+        slot.left = Instant::now();
+        if let Some(connection) = self.kept.take() {
+            slot.idle.push(Idle { connection, since: slot.left });
+        }
+        if slot.is_vacant() {
+            entry.remove();
         }
     }
 }
 
-impl Lease<'_> {
-    pub(super) fn speaks_http2(&self) -> bool {
-        matches!(self.sender, Sender::Http2(_))
+impl Slot {
+    fn is_vacant(&self) -> bool {
+        self.visits == 0 && self.idle.is_empty() && self.shared.is_none()
     }
 
-    /// Whether the connection was opened for this attempt.
-    pub(super) fn is_new(&self) -> bool {
-        self.is_new
+    fn drop_closed(&mut self) {
+        self.idle.retain(|idle| idle.connection.is_open());
+        self.shared.take_if(|shared| !shared.is_open());
     }
 
-    /// Sends the request. An error has the request in it when nothing of it was sent.
-    pub(super) async fn send(
-        &mut self,
-        request: Request<Body>,
-    ) -> Result<Response<Incoming>, TrySendError<Request<Body>>> {
-        match &mut self.sender {
-            Sender::Http1(sender) => sender.try_send_request(request).await,
-            Sender::Http2(sender) => sender.try_send_request(request).await,
+    fn drop_idle(&mut self, now: Instant, limit: Duration) {
+        let stale = self.idle.partition_point(|idle| now.duration_since(idle.since) >= limit);
+        self.idle.drain(..stale);
+        if self.visits == 0 && now.duration_since(self.left) >= limit {
+            self.shared = None;
         }
     }
 
-    /// Gives the connection back after the answer has been read to its end.
-    pub(super) async fn give_back(self) {
-        let Self { sender: Sender::Http1(mut sender), user, .. } = self else { return };
-        let is_free = sender.is_ready() || matches!(timeout(FREE_LIMIT, sender.ready()).await, Ok(Ok(())));
-        if is_free {
-            user.entry(|origin| origin.idle.push(Idle { sender, since: Instant::now() }));
-            user.pool.sweep();
+    /// Since when the longest idle connection has been so.
+    fn idle_since(&self) -> Option<Instant> {
+        let shared = (self.visits == 0 && self.shared.is_some()).then_some(self.left);
+        self.idle.first().map(|idle| idle.since).into_iter().chain(shared).min()
+    }
+}
+
+impl Default for Slot {
+    fn default() -> Self {
+        Self {
+            visits: 0,
+            idle: Vec::new(),
+            shared: None,
+            left: Instant::now(),
+            speaks_http1: false,
+            first: Arc::default(),
+        }
+    }
+}
+
+/// Runs tasks as the pool's own.
+#[derive(Clone)]
+pub(super) struct PoolTasks(Weak<Pool>);
+
+impl<F: Future<Output = ()> + Send + 'static> Executor<F> for PoolTasks {
+    fn execute(&self, future: F) {
+        if let Some(pool) = self.0.upgrade() {
+            pool.spawn(future);
         }
     }
 }
