@@ -10,6 +10,8 @@ mod breaks;
 
 mod permissions;
 
+mod manifests;
+
 mod endpoints;
 
 mod drain;
