@@ -21,7 +21,6 @@ use k8vent_harness::{
     Answer, ControlPlane, Process, Receiver, StandIn, control_plane::Etcd, manifest, process::Signal,
     receiver::Received,
 };
-use serde_json::{Value, json};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 /// Before a measurement fails. Some machines are slow.
@@ -92,7 +91,7 @@ impl Cluster {
         let namespace = plane.namespace("bench").await.expect("a namespace");
         let api = plane.api().await;
         api.create_pod(&namespace, &manifest::pod(TEMPLATE)).await.expect("a pod");
-        let pod = api.patch_status(&namespace, TEMPLATE, &status()).await.expect("a status");
+        let pod = api.patch_status(&namespace, TEMPLATE, &manifest::running_status()).await.expect("a status");
         let uid = pod["metadata"]["uid"].as_str().expect("a uid").to_owned();
         let etcd = plane.etcd();
         let key = Etcd::pod_key(&namespace, TEMPLATE);
@@ -118,19 +117,6 @@ impl Cluster {
             self.put(n, 0).await;
         }
     }
-}
-
-fn status() -> Value {
-    let containers = ["checkout", "proxy"].map(|name| {
-        json!({
-            "name": name, "ready": true, "started": true, "restartCount": 0,
-            "image": format!("registry.example/shop/{name}:2.14.3"),
-            "imageID": format!("registry.example/shop/{name}@sha256:{:064x}", 7),
-            "containerID": format!("containerd://{:064x}", 9),
-            "state": {"running": {"startedAt": "2026-01-02T03:04:05Z"}},
-        })
-    });
-    json!({"phase": "Running", "podIP": "10.1.2.3", "containerStatuses": containers})
 }
 
 /// RSS with 0, 1,000 and 10,000 pods.
@@ -197,10 +183,7 @@ async fn saturated() {
     const EVENTS: u64 = 600_000;
     let stand_in = StandIn::start().await.expect("a port is free");
     for n in 0..1_000 {
-        let mut pod = manifest::pod(&format!("pod-{n:06}"));
-        pod["status"] = status();
-        pod["metadata"]["managedFields"] = managed_fields();
-        stand_in.create(&pod);
+        stand_in.create(&manifest::stored_pod("bench", &format!("pod-{n:06}")));
     }
     let receiver = counting().await;
     let k8vent = k8vent(&stand_in.kubeconfig().expect("a kubeconfig"), &[&receiver]);
@@ -215,20 +198,6 @@ async fn saturated() {
     row("CPU per delivered state, saturated", &format!("{:.4} ms", cpu.as_secs_f64() * 1e3 / delivered as f64));
     row("CPU used, saturated", &format!("{:.2}", cpu.as_secs_f64() / took));
     row("RSS, saturated", &megabytes(k8vent.peak_rss_kb()));
-}
-
-/// Managed fields of 4 kB, as three managers leave them.
-fn managed_fields() -> Value {
-    let fields: serde_json::Map<_, _> = (0..18)
-        .map(|n| (format!("k:{{\"name\":\"field-{n:02}\"}}"), json!({".": {}, "f:image": {}, "f:name": {}})))
-        .collect();
-    let of = |manager: &str| {
-        json!({
-            "manager": manager, "operation": "Update", "apiVersion": "v1", "time": "2026-01-02T03:04:05Z",
-            "fieldsType": "FieldsV1", "fieldsV1": {"f:spec": {"f:containers": fields}},
-        })
-    };
-    json!([of("kube-controller-manager"), of("kubelet"), of("kube-scheduler")])
 }
 
 /// Memory while one endpoint hangs for a minute and 10,000 updates arrive.

@@ -37,6 +37,7 @@ pub struct Dispatcher {
     starts: BTreeSet<(Instant, Endpoint)>,
     budget: Budget,
     turns: u64,
+    backlog: usize,
 }
 
 #[derive(Debug)]
@@ -45,6 +46,8 @@ struct Entry {
     origin: Origin,
     /// The queue's element of `starts`.
     start: Option<Instant>,
+    /// The queue's part of the whole backlog.
+    backlog: usize,
 }
 
 /// An attempt to be made. It must come back by [`Dispatcher::settle`].
@@ -68,7 +71,7 @@ impl Dispatcher {
     #[must_use]
     pub fn new(limits: Limits, metrics: Metrics) -> Self {
         let budget = Budget::new(limits.queue_bytes);
-        Self { limits, metrics, queues: HashMap::new(), starts: BTreeSet::new(), budget, turns: 0 }
+        Self { limits, metrics, queues: HashMap::new(), starts: BTreeSet::new(), budget, turns: 0, backlog: 0 }
     }
 
     /// Lets `delivery` wait for `endpoint`.
@@ -77,7 +80,7 @@ impl Dispatcher {
         if !self.queues.contains_key(endpoint) {
             let origin = delivery.origin;
             let queue = Queue::new(self.metrics.series(endpoint, origin));
-            self.queues.insert(endpoint.clone(), Entry { queue, origin, start: None });
+            self.queues.insert(endpoint.clone(), Entry { queue, origin, start: None, backlog: 0 });
         }
         if let Some(entry) = self.queues.get_mut(endpoint) {
             entry.queue.offer(delivery, now, number, &mut self.budget);
@@ -154,6 +157,12 @@ impl Dispatcher {
         self.budget.used()
     }
 
+    /// How many deliveries wait for nothing but their turn, at endpoints that are not down.
+    #[must_use]
+    pub fn backlog(&self) -> usize {
+        self.backlog
+    }
+
     fn next_turn(&mut self) -> u64 {
         self.turns += 1;
         self.turns
@@ -161,6 +170,8 @@ impl Dispatcher {
 
     fn reschedule(&mut self, endpoint: &Endpoint) {
         let Some(entry) = self.queues.get_mut(endpoint) else { return };
+        let backlog = entry.queue.backlog();
+        self.backlog = self.backlog + backlog - std::mem::replace(&mut entry.backlog, backlog);
         let start = entry.queue.next_start(self.limits.concurrency);
         if start == entry.start {
             return;

@@ -44,6 +44,12 @@ impl Default for Gate {
 }
 
 impl Gate {
+    /// Whether the endpoint is not known to be down.
+    #[must_use]
+    pub fn is_open(self) -> bool {
+        matches!(self, Self::Open { .. })
+    }
+
     /// When an attempt may start while `in_flight` of the allowed `concurrency` are under way.
     #[must_use]
     pub fn start(self, in_flight: usize, concurrency: usize) -> Start {
@@ -56,7 +62,7 @@ impl Gate {
 
     /// The endpoint accepted a state. Gives whether that opened the gate.
     pub fn accepted(&mut self) -> bool {
-        let was_closed = matches!(self, Self::Probing { .. });
+        let was_closed = !self.is_open();
         *self = Self::default();
         was_closed
     }

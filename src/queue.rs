@@ -141,6 +141,11 @@ impl Queue {
         }
     }
 
+    /// How many deliveries wait for nothing but their turn: none at an endpoint that is down.
+    pub(crate) fn backlog(&self) -> usize {
+        if self.gate.is_open() { self.line.len() } else { 0 }
+    }
+
     /// The delivery whose turn it is.
     pub(crate) fn take(&mut self, concurrency: usize, now: Instant, budget: &mut Budget) -> Option<Lent> {
         if self.next_start(concurrency)? > now {

@@ -83,3 +83,71 @@ fn insert(headers: &mut HeaderMap, name: &'static str, value: String) {
         headers.insert(name, value);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pod::{PodId, ResourceVersion};
+
+    fn delivery(kind: Kind, origin: Origin) -> Delivery {
+        Delivery {
+            pod: PodId::new("6f2c", "shop", "web-0"),
+            version: ResourceVersion(42),
+            kind,
+            read_at: "2026-01-02T03:04:05.678Z".parse().unwrap(),
+            origin,
+            env: "{}".into(),
+            body: None,
+        }
+    }
+
+    fn headers(url: &str, delivery: &Delivery, secrets: Vec<Secret>) -> HeaderMap {
+        let custom = (HeaderName::from_static("authorization"), HeaderValue::from_static("Bearer x"));
+        let builder = RequestBuilder { source: HeaderValue::from_static("prod"), headers: vec![custom], secrets };
+        let request = builder.build(&url.parse().unwrap(), delivery, Bytes::new(), Timestamp::from_second(7).unwrap());
+        assert_eq!((request.method(), request.uri().authority().unwrap().as_str()), (&Method::POST, "example.com"));
+        request.into_parts().0.headers
+    }
+
+    #[test]
+    fn every_request_says_what_it_is_about_as_a_cloud_event() {
+        for (kind, id, word) in [
+            (Kind::Added, "6f2c.42", "added"),
+            (Kind::Updated, "6f2c.42", "updated"),
+            (Kind::Deleted, "6f2c.deleted", "deleted"),
+        ] {
+            let headers = headers("http://example.com/hook", &delivery(kind, Origin::Global), vec![]);
+            for (name, value) in [
+                ("ce-specversion", "1.0"),
+                ("ce-type", &format!("com.atomist.k8vent.pod.{word}")),
+                ("ce-source", "prod"),
+                ("ce-id", id),
+                ("ce-subject", "/api/v1/namespaces/shop/pods/web-0"),
+                ("ce-time", "2026-01-02T03:04:05.678Z"),
+                ("content-type", "application/json"),
+                ("user-agent", concat!("k8vent/", env!("CARGO_PKG_VERSION"))),
+            ] {
+                assert_eq!(headers[name], value, "{name}");
+            }
+            assert!(!headers.contains_key("webhook-signature"));
+        }
+    }
+
+    #[test]
+    fn headers_of_the_operator_go_to_global_webhooks_only() {
+        let global = headers("http://example.com/", &delivery(Kind::Added, Origin::Global), vec![]);
+        assert_eq!(global[AUTHORIZATION], "Bearer x");
+        let own = headers("http://example.com/", &delivery(Kind::Added, Origin::Annotation), vec![]);
+        assert!(!own.contains_key(AUTHORIZATION));
+        let basic = headers("http://u:p@example.com/", &delivery(Kind::Added, Origin::Annotation), vec![]);
+        assert_eq!(basic[AUTHORIZATION], "Basic dTpw");
+    }
+
+    #[test]
+    fn a_signature_is_of_the_id_and_the_time_of_the_attempt() {
+        let secret: Secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw".parse().unwrap();
+        let headers = headers("http://example.com/", &delivery(Kind::Added, Origin::Global), vec![secret.clone()]);
+        assert_eq!((&headers["webhook-id"], &headers["webhook-timestamp"]), (&headers["ce-id"], &HeaderValue::from(7)));
+        assert_eq!(headers["webhook-signature"], signatures(&[secret], "6f2c.42", 7, b""));
+    }
+}

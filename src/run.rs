@@ -15,6 +15,7 @@ use futures_util::{
 use jiff::Timestamp;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
+use self::pace::Pace;
 use crate::{
     delivery::{Delivery, body},
     dispatch::{Attempt, Dispatcher, Limits},
@@ -28,6 +29,8 @@ use crate::{
     source::{GetError, PodEvent, PodSource, What},
     verdict::End,
 };
+
+mod pace;
 
 /// What the core needs to know.
 #[derive(Debug)]
@@ -57,10 +60,6 @@ pub enum Ended {
     SourceEnded,
 }
 
-/// After so many events in a row the other tasks have their turn: connections must not wait for a long stretch of
-/// events that has already arrived.
-const EVENTS_PER_TURN: u32 = 16;
-
 /// Reads `source` and delivers to `sink` until `stop` gives its first item; then delivers what waits, until nothing is
 /// left, [`Plan::drain_timeout`] has passed, or `stop` gives its second.
 pub async fn run(
@@ -85,7 +84,7 @@ pub async fn run(
     let mut give_up = interval((limits.give_up_after / 16).clamp(Duration::from_millis(50), Duration::from_mins(1)));
     give_up.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut deadline = None;
-    let mut in_a_row = 0;
+    let mut pace = Pace::new();
 
     loop {
         while let Some(attempt) = core.dispatcher.next(Instant::now()) {
@@ -113,14 +112,10 @@ pub async fn run(
             Some((attempt, end, took)) = attempts.next(), if !attempts.is_terminated() => {
                 core.dispatcher.settle(attempt, &end, took, Instant::now(), fastrand::f64());
             }
-            event = next(&mut events) => {
+            event = next(&mut events, pace.may_read(core.dispatcher.backlog())) => {
                 let Some(event) = event else { return Ended::SourceEnded };
                 core.observe(event);
-                in_a_row += 1;
-                if in_a_row == EVENTS_PER_TURN {
-                    in_a_row = 0;
-                    tokio::task::yield_now().await;
-                }
+                pace.has_read();
             }
             () = &mut start, if next_start.is_some() => {}
             _ = give_up.tick() => core.dispatcher.give_up(Instant::now()),
@@ -198,11 +193,14 @@ impl Core {
     }
 }
 
-async fn next<S: Stream<Item = PodEvent>>(events: &mut Option<Pin<Box<S>>>) -> Option<PodEvent> {
-    match events {
-        Some(events) => events.next().await,
-        None => std::future::pending().await,
-    }
+/// The next event, once it may be read; none ever when nothing is read any more.
+async fn next<S: Stream<Item = PodEvent>>(
+    events: &mut Option<Pin<Box<S>>>,
+    may_read: impl Future<Output = ()>,
+) -> Option<PodEvent> {
+    let Some(events) = events else { return std::future::pending().await };
+    may_read.await;
+    events.next().await
 }
 
 async fn until(deadline: Option<Instant>) {
