@@ -1,6 +1,13 @@
 //! The composition root: settings to adapters to the core, and how it ended to an exit code.
 
-use std::{convert::Infallible, env, error::Error as StdError, io::IsTerminal, net::SocketAddr, process::ExitCode};
+use std::{
+    convert::Infallible,
+    env,
+    error::Error as StdError,
+    io::{ErrorKind, IsTerminal},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    process::ExitCode,
+};
 
 use argh::EarlyExit;
 use futures_util::{Stream, stream};
@@ -145,7 +152,7 @@ async fn watch_into(sink: &impl WebhookSink, settings: Settings) -> Result<(), F
     let (metrics, health) = (Metrics::default(), Health::new(Instant::now()));
     let mut tasks: JoinSet<Infallible> = JoinSet::new();
     if let Some(address) = settings.listen {
-        let listener = TcpListener::bind(address).await.map_err(|error| ran(RunError::Listen(address, error)))?;
+        let listener = listen(address).await.map_err(|error| ran(RunError::Listen(address, error)))?;
         tracing::info!(address = %listener.local_addr().unwrap_or(address), "listening");
         tasks.spawn(serve(listener, health.clone(), metrics.clone()));
     }
@@ -167,6 +174,16 @@ async fn watch_into(sink: &impl WebhookSink, settings: Settings) -> Result<(), F
         Ended::Drained => Ok(()),
         Ended::Left(pods) => Err(ran(RunError::Left(pods))),
         Ended::SourceEnded => Err(ran(RunError::EndedEarly("reads pods"))),
+    }
+}
+
+/// Listens on an address; where there is no IPv6, on all of IPv4 in place of all of IPv6.
+async fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    match TcpListener::bind(address).await {
+        Err(error) if error.kind() != ErrorKind::AddrInUse && address.ip() == Ipv6Addr::UNSPECIFIED => {
+            TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port())).await
+        }
+        bound => bound,
     }
 }
 

@@ -50,7 +50,9 @@ impl RequestBuilder {
             headers.insert(AUTHORIZATION, authorization.clone());
         }
         if delivery.origin == Origin::Global {
-            headers.extend(self.headers.iter().cloned());
+            for (name, value) in &self.headers {
+                headers.insert(name, value.clone());
+            }
         }
         self.cloud_event(headers, delivery, &id);
         if let Some((timestamp, signatures)) = signed {
@@ -141,6 +143,8 @@ mod tests {
         assert!(!own.contains_key(AUTHORIZATION));
         let basic = headers("http://u:p@example.com/", &delivery(Kind::Added, Origin::Annotation), vec![]);
         assert_eq!(basic[AUTHORIZATION], "Basic dTpw");
+        let both = headers("http://u:p@example.com/", &delivery(Kind::Added, Origin::Global), vec![]);
+        assert_eq!(both.get_all(AUTHORIZATION).iter().collect::<Vec<_>>(), ["Bearer x"]);
     }
 
     #[test]
