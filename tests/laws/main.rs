@@ -8,6 +8,8 @@ mod routing;
 
 mod breaks;
 
+mod faults;
+
 mod permissions;
 
 mod manifests;

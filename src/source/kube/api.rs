@@ -76,7 +76,7 @@ impl Api {
             }
         }
         let answer = self.request(&self.path, &query).await?;
-        Ok(Lines::new(answer.into_body()))
+        Ok(Lines::new(answer.into_body().into_data_stream()))
     }
 
     /// Reads a page of the list: the first one, or the one that the page before names.

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use bytes::BytesMut;
-use futures_util::StreamExt;
-use http_body_util::{BodyDataStream, BodyExt};
+use bytes::{Bytes, BytesMut};
+use futures_util::{Stream, StreamExt};
+use http_body_util::BodyDataStream;
 use kube::client::Body;
 use memchr::memchr;
 use tokio::time::timeout;
@@ -16,8 +16,8 @@ use super::error::ReadError;
 pub(super) const LONGEST: usize = 16 << 20;
 
 /// Splits the body of a watch into lines.
-pub(super) struct Lines {
-    body: BodyDataStream<Body>,
+pub(super) struct Lines<S = BodyDataStream<Body>> {
+    body: S,
     buffer: BytesMut,
     /// So many bytes of the buffer hold no line end.
     searched: usize,
@@ -36,9 +36,13 @@ pub(super) enum Line {
     End,
 }
 
-impl Lines {
-    pub(super) fn new(body: Body) -> Self {
-        Self { body: body.into_data_stream(), buffer: BytesMut::new(), searched: 0, skipping: false }
+impl<S, E> Lines<S>
+where
+    S: Stream<Item = Result<Bytes, E>> + Unpin,
+    E: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    pub(super) fn new(body: S) -> Self {
+        Self { body, buffer: BytesMut::new(), searched: 0, skipping: false }
     }
 
     /// The next line. Fails when nothing at all comes for as long as `silence`.
@@ -61,6 +65,73 @@ impl Lines {
                 Some(Err(error)) => return Err(ReadError::Transport(error.into())),
                 None => return Ok(Line::End),
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::stream;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const SILENCE: Duration = Duration::from_secs(150);
+
+    fn chunks(chunks: Vec<Vec<u8>>) -> impl Stream<Item = Result<Bytes, std::io::Error>> + Unpin {
+        stream::iter(chunks.into_iter().map(|chunk| Ok(Bytes::from(chunk))))
+    }
+
+    /// All lines: their texts, and `None` for one that is too long.
+    async fn all(mut lines: Lines<impl Stream<Item = Result<Bytes, std::io::Error>> + Unpin>) -> Vec<Option<Vec<u8>>> {
+        let mut all = Vec::new();
+        loop {
+            match lines.next(SILENCE).await.unwrap() {
+                Line::Whole(line) => all.push(Some(line.to_vec())),
+                Line::TooLong => all.push(None),
+                Line::End => return all,
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_line_that_is_too_long_is_passed_over_in_bounded_memory() {
+        let mut parts = vec![b"a\n".to_vec()];
+        parts.extend((0..40).map(|_| vec![b'x'; 1 << 20]));
+        parts.push(b"x\nb\n".to_vec());
+        let mut lines = Lines::new(chunks(parts));
+        assert!(matches!(lines.next(SILENCE).await, Ok(Line::Whole(line)) if line == "a"));
+        assert!(matches!(lines.next(SILENCE).await, Ok(Line::TooLong)));
+        assert!(lines.buffer.capacity() < 2 * LONGEST + (2 << 20));
+        assert_eq!(all(lines).await, [Some(b"b".to_vec())]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_watch_that_says_nothing_for_too_long_is_given_up() {
+        let start = tokio::time::Instant::now();
+        let mut lines = Lines::new(chunks(vec![b"a\nb".to_vec()]).chain(stream::pending()));
+        assert!(matches!(lines.next(SILENCE).await, Ok(Line::Whole(_))));
+        assert!(matches!(lines.next(SILENCE).await, Err(ReadError::Silent(SILENCE))));
+        assert_eq!(start.elapsed(), SILENCE);
+    }
+
+    proptest! {
+        #[test]
+        fn lines_are_the_same_however_they_are_cut(text in "[ab\n]{0,40}", cuts in prop::collection::vec(0..40usize, 0..8)) {
+            let mut parts = vec![];
+            let mut rest = text.as_bytes();
+            for cut in cuts {
+                let (chunk, tail) = rest.split_at(cut.min(rest.len()));
+                parts.push(chunk.to_vec());
+                rest = tail;
+            }
+            parts.push(rest.to_vec());
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+            let found = runtime.block_on(all(Lines::new(chunks(parts))));
+            // What has no line end at the end is no line.
+            let whole = text.rsplit_once('\n').map(|(whole, _)| whole);
+            let expected: Vec<_> = whole.into_iter().flat_map(|w| w.split('\n')).map(|l| Some(l.as_bytes().to_vec())).collect();
+            prop_assert_eq!(found, expected);
         }
     }
 }
