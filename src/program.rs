@@ -4,6 +4,7 @@ use std::{
     convert::Infallible,
     env,
     error::Error as StdError,
+    ffi::OsString,
     io::{ErrorKind, IsTerminal},
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     process::ExitCode,
@@ -57,10 +58,10 @@ enum RunError {
     EndedEarly(&'static str),
 }
 
-/// The whole program: arguments and variables of the process in, exit code out.
+/// The whole program: the arguments that follow its name and the variables of the process in, exit code out.
 #[must_use]
-pub fn main() -> ExitCode {
-    match start() {
+pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
+    match start(args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             let (error, code) = match &failure {
@@ -73,8 +74,8 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn start() -> Result<(), Failure> {
-    let args = env::args_os().skip(1).map(|arg| arg.to_string_lossy().into_owned()).collect::<Vec<_>>();
+fn start(args: impl Iterator<Item = OsString>) -> Result<(), Failure> {
+    let args = args.map(|arg| lossy(&arg)).collect::<Vec<_>>();
     // What is not UTF-8 cannot be told in JSON as it is.
     let variables: Variables = env::vars_os().map(|(name, value)| (lossy(&name), lossy(&value))).collect();
     let options = match cli::parse(&args) {
