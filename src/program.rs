@@ -5,7 +5,7 @@ use std::{
     env,
     error::Error as StdError,
     ffi::OsString,
-    io::{ErrorKind, IsTerminal},
+    io::{self, ErrorKind, IsTerminal, Write},
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     process::ExitCode,
 };
@@ -49,9 +49,9 @@ enum Failure {
 #[derive(Debug, thiserror::Error)]
 enum RunError {
     #[error("--listen: cannot listen on {0}")]
-    Listen(SocketAddr, #[source] std::io::Error),
+    Listen(SocketAddr, #[source] io::Error),
     #[error("cannot wait for signals")]
-    Signals(#[source] std::io::Error),
+    Signals(#[source] io::Error),
     #[error("something was left undelivered for {0} pods: see the log")]
     Left(usize),
     #[error("the task that {0} ended early")]
@@ -68,7 +68,8 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
                 Failure::Asked(error) => (error, 2),
                 Failure::Ran(error) => (error, 1),
             };
-            eprintln!("k8vent: {}", Chain(&**error));
+            // A standard error that is closed is no reason to panic.
+            let _ = writeln!(io::stderr(), "k8vent: {}", Chain(&**error));
             ExitCode::from(code)
         }
     }
@@ -81,16 +82,14 @@ fn start(args: impl Iterator<Item = OsString>) -> Result<(), Failure> {
     let options = match cli::parse(&args) {
         Ok(options) => options,
         Err(EarlyExit { output, status: Ok(()) }) => {
-            println!("{output}");
-            return Ok(());
+            return print(&output);
         }
         Err(EarlyExit { output, status: Err(()) }) => {
             return Err(asked(format!("{}; `k8vent --help` tells what there is", output.trim_end())));
         }
     };
     if options.version {
-        println!("k8vent {}", env!("CARGO_PKG_VERSION"));
-        return Ok(());
+        return print(concat!("k8vent ", env!("CARGO_PKG_VERSION")));
     }
     // One thread does all of it: what k8vent does is wait, copy and parse, and one processor carries it.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ran)?;
@@ -101,6 +100,14 @@ fn start(args: impl Iterator<Item = OsString>) -> Result<(), Failure> {
             log(settings.log);
             runtime.block_on(watch(settings))
         }
+    }
+}
+
+/// Whoever reads the output may have seen enough of it: `k8vent --help | head`.
+fn print(text: &str) -> Result<(), Failure> {
+    match writeln!(io::stdout(), "{text}") {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(ran(error)),
+        Ok(()) | Err(_) => Ok(()),
     }
 }
 
@@ -124,11 +131,12 @@ fn log(settings: LogSettings) {
         tracing::Level::ERROR
     });
     let filter = Targets::new().with_default(libraries).with_target("k8vent", settings.level);
-    let layer = fmt::layer().with_writer(std::io::stderr);
+    // A log that nobody can read any more ends nothing: errors in writing it have nowhere to be told.
+    let layer = fmt::layer().with_writer(io::stderr).log_internal_errors(false);
     let layer = if settings.json {
         layer.json().flatten_event(true).boxed()
     } else {
-        layer.with_ansi(std::io::stderr().is_terminal()).boxed()
+        layer.with_ansi(io::stderr().is_terminal()).boxed()
     };
     // It fails when there is one already: an embedding program's.
     let _ = tracing_subscriber::registry().with(layer.with_filter(filter)).try_init();
@@ -179,7 +187,7 @@ async fn watch_into(sink: &impl WebhookSink, settings: Settings) -> Result<(), F
 }
 
 /// Listens on an address; where there is no IPv6, on all of IPv4 in place of all of IPv6.
-async fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+async fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     match TcpListener::bind(address).await {
         Err(error) if error.kind() != ErrorKind::AddrInUse && address.ip() == Ipv6Addr::UNSPECIFIED => {
             TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port())).await
@@ -189,7 +197,7 @@ async fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
 }
 
 /// An item for each SIGTERM and SIGINT.
-fn signals() -> std::io::Result<impl Stream<Item = ()>> {
+fn signals() -> io::Result<impl Stream<Item = ()>> {
     let signals = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     Ok(stream::unfold(signals, async |(mut terminate, mut interrupt)| {
         tokio::select! {

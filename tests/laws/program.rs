@@ -57,6 +57,15 @@ async fn help_and_version_are_printed_on_stdout() {
     }
 }
 
+#[test]
+fn an_output_that_cannot_be_written_is_no_reason_to_panic() {
+    for (arguments, code) in [("--help >/dev/full", 1), ("--version >/dev/full", 1), ("--nope 2>/dev/full", 2)] {
+        let script = format!("exec {} {arguments}", env!("CARGO_BIN_EXE_k8vent"));
+        let status = std::process::Command::new("sh").args(["-c", &script]).env_clear().status().unwrap();
+        assert_eq!(status.code(), Some(code), "{arguments}");
+    }
+}
+
 #[tokio::test]
 async fn a_dry_run_prints_each_request_and_posts_none() {
     let plane = ControlPlane::shared().await;
