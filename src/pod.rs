@@ -149,6 +149,12 @@ impl Unreadable {
         Why::TooLong(limit).into()
     }
 
+    /// The same, of the pod that `json` is.
+    #[must_use]
+    pub fn of(self, json: &str) -> Self {
+        Self { uid: lone_uid(json), ..self }
+    }
+
     /// For a line of a watch that is no event.
     #[must_use]
     pub fn no_event() -> Self {
@@ -191,7 +197,8 @@ impl Pod {
             None => return Err(Why::BrokenOff.into()),
         };
         let end = documents.byte_offset();
-        let pod = document.into_pod(&text[..end])?;
+        let uid = || Some(document.metadata.uid.to_string());
+        let pod = document.pod(&text[..end]).map_err(|why| Unreadable { uid: uid(), why })?;
         Ok((pod, &json[end..]))
     }
 
@@ -287,7 +294,7 @@ fn even_null<'de: 'a, 'a, D: Deserializer<'de>>(deserializer: D) -> Result<Optio
 }
 
 impl Document<'_> {
-    fn into_pod(self, text: &str) -> Result<Pod, Unreadable> {
+    fn pod(&self, text: &str) -> Result<Pod, Why> {
         let metadata = &self.metadata;
         let name = valid("name", &metadata.name, is_name)?;
         let namespace = valid("namespace", &metadata.namespace, is_name)?;
@@ -301,7 +308,7 @@ impl Document<'_> {
         })
     }
 
-    fn render(&self, text: &str) -> Result<Bytes, Unreadable> {
+    fn render(&self, text: &str) -> Result<Bytes, Why> {
         let start = text.len() - text.trim_start().len() + 1;
         let head = match (&self.api_version, &self.kind) {
             (Some(_), Some(_)) => "",
@@ -327,10 +334,25 @@ fn valid<'a>(field: &'static str, value: &'a str, is_valid: impl Fn(&str) -> boo
     if is_valid(value) { Ok(value) } else { Err(Why::Field { field, value: value.chars().take(80).collect() }) }
 }
 
+/// Of a pod that cannot be read.
+#[derive(Deserialize)]
+struct Lone<'a> {
+    #[serde(borrow)]
+    metadata: LoneMetadata<'a>,
+}
+
+#[derive(Deserialize)]
+struct LoneMetadata<'a> {
+    #[serde(borrow)]
+    uid: Cow<'a, str>,
+}
+
 /// The uid of a pod that cannot be read, for the relist to know that it is still there.
+///
+/// What follows the pod does not matter, and neither does how deep it is nested.
 fn lone_uid(text: &str) -> Option<String> {
-    let value = serde_json::from_str::<serde_json::Value>(text).ok()?;
-    Some(value.get("metadata")?.get("uid")?.as_str()?.to_owned())
+    let mut documents = serde_json::Deserializer::from_str(text).into_iter::<Lone<'_>>();
+    Some(documents.next()?.ok()?.metadata.uid.into_owned())
 }
 
 /// Where `part`, a slice of `text`, lies in it.

@@ -115,8 +115,43 @@ fn what_is_no_pod_is_refused_by_name() {
 
 #[test]
 fn a_pod_that_cannot_be_read_is_still_known_by_its_uid_where_that_can_be_read() {
-    let error = Pod::read(pod(&json!({"name": 7})).to_string().as_bytes()).unwrap_err();
-    assert_eq!(error.uid.as_deref(), Some("6f2c"));
+    for fault in [
+        json!({"name": 7}),
+        json!({"name": "a/b"}),
+        json!({"namespace": null}),
+        json!({"resourceVersion": 42}),
+        json!({"resourceVersion": "18446744073709551616"}),
+        json!({"annotations": "none"}),
+    ] {
+        let error = Pod::read(pod(&fault).to_string().as_bytes()).unwrap_err();
+        assert_eq!(error.uid.as_deref(), Some("6f2c"), "{error}");
+    }
+    let bad = pod(&json!({"name": 7, "future": 0})).to_string();
+    let bad = bad.replace("\"future\":0", &format!("\"future\":{}0{}", "[".repeat(500), "]".repeat(500)));
+    assert_eq!(Pod::read(bad.as_bytes()).unwrap_err().uid.as_deref(), Some("6f2c"));
+    assert_eq!(Unreadable::too_long(7).of(&bad).uid.as_deref(), Some("6f2c"));
+}
+
+#[test]
+fn what_json_allows_is_sent_as_it_is_however_strange() {
+    let deep = format!("{}1{}", "[".repeat(1000), "]".repeat(1000));
+    for strange in [
+        deep.as_str(),
+        r#""\ud800""#,
+        r#"["\udc00\ud800", "\u0000"]"#,
+        r#"{"twice":1,"twice":2}"#,
+        "123456789012345678901234567890.00e-400",
+        "-0",
+    ] {
+        let ids = r#""name":"n","namespace":"s","uid":"u","resourceVersion":"0","managedFields":[]"#;
+        let head = r#"{"apiVersion":"v1","kind":"Pod","metadata":{"#;
+        let rest = format!(r#","labels":{strange}}},"spec":{strange},"status":{{"phase":"Running","x":{strange}}}}}"#);
+        let pod = read(&format!("{head}{ids}{rest}"));
+        let ids = ids.replace(r#","managedFields":[]"#, "");
+        assert_eq!(text(&pod.json), format!("{head}{ids}{rest}"));
+        let rest = rest.replacen("Running", "Deleted", 1);
+        assert_eq!(text(&pod.deleted_json()), format!("{head}{ids}{rest}"));
+    }
 }
 
 fn any_json() -> impl Strategy<Value = Value> {
