@@ -89,7 +89,7 @@ impl Api {
         let list: List<'_> = serde_json::from_slice(&bytes).map_err(ReadError::NotAList)?;
         let read = |item: &&RawValue| match item.get().len() {
             0..=LONGEST => Pod::read(item.get().as_bytes()),
-            _ => Err(Unreadable::too_long(LONGEST)),
+            _ => Err(Unreadable::too_long(LONGEST).of(item.get())),
         };
         Ok(Page {
             pods: list.items.unwrap_or_default().iter().map(read).collect(),
@@ -155,15 +155,10 @@ async fn body(answer: Response<Body>, limit: usize) -> Result<bytes::Bytes, Read
 async fn refused(answer: Response<Body>) -> ReadError {
     let code = answer.status().as_u16();
     let retry_after = answer.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
+    let retry_after = retry_after.map(Duration::from_secs);
     let bytes = body(answer, LONGEST_STATUS).await.unwrap_or_default();
-    let error = match serde_json::from_slice::<Status>(&bytes) {
-        Ok(status) => status.into_error(Some(code)),
-        Err(_) => ReadError::Refused { code, message: one_line(&String::from_utf8_lossy(&bytes)), retry_after: None },
-    };
-    match (error, retry_after) {
-        (ReadError::Refused { code, message, .. }, Some(seconds)) => {
-            ReadError::Refused { code, message, retry_after: Some(Duration::from_secs(seconds)) }
-        }
-        (error, _) => error,
+    match serde_json::from_slice::<Status>(&bytes) {
+        Ok(status) => status.into_error(Some(code), retry_after),
+        Err(_) => ReadError::Refused { code, message: one_line(&String::from_utf8_lossy(&bytes)), retry_after },
     }
 }

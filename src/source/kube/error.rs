@@ -40,6 +40,14 @@ pub enum ReadError {
         /// How long it asks to be left alone.
         retry_after: Option<Duration>,
     },
+    /// The API server has not come as far as the version that was asked for.
+    #[error("the API server does not have the version that was asked for: {message}")]
+    TooNew {
+        /// What the API server says of it.
+        message: String,
+        /// How long it asks to be left alone.
+        retry_after: Option<Duration>,
+    },
     /// No answer came, or it broke off.
     #[error("cannot reach the API server")]
     Transport(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -73,6 +81,19 @@ impl ReadError {
     pub(super) fn is_not_understood(&self) -> bool {
         matches!(self, Self::Refused { code: 400 | 422, .. })
     }
+
+    /// Whether it is the version that is refused, and not us, or any request for the time being.
+    pub(super) fn is_of_version(&self) -> bool {
+        matches!(self, Self::TooNew { .. }) || self.is_not_understood()
+    }
+
+    /// How long the API server asks to be left alone.
+    pub(super) fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Refused { retry_after, .. } | Self::TooNew { retry_after, .. } => *retry_after,
+            _ => None,
+        }
+    }
 }
 
 fn hint(code: u16) -> &'static str {
@@ -101,14 +122,29 @@ pub(super) struct Status {
 #[serde(rename_all = "camelCase")]
 struct Details {
     retry_after_seconds: Option<u64>,
+    #[serde(default)]
+    causes: Vec<Cause>,
 }
 
+#[derive(Deserialize)]
+struct Cause {
+    #[serde(default)]
+    reason: String,
+}
+
+/// What the API server calls a version that it has not come to (`CauseTypeResourceVersionTooLarge`).
+const TOO_NEW: &str = "ResourceVersionTooLarge";
+
 impl Status {
-    /// The error that it tells; `code` is that of the answer that brought it, if one did.
-    pub(super) fn into_error(self, code: Option<u16>) -> ReadError {
-        let retry_after = self.details.and_then(|details| details.retry_after_seconds).map(Duration::from_secs);
-        let code = code.or(self.code).unwrap_or(500);
-        ReadError::Refused { code, message: one_line(&self.message), retry_after }
+    /// The error that it tells; `code` and `retry_after` are those of the answer that brought it, if one did.
+    pub(super) fn into_error(self, code: Option<u16>, retry_after: Option<Duration>) -> ReadError {
+        let (code, message) = (code.or(self.code).unwrap_or(500), one_line(&self.message));
+        let asked = self.details.as_ref().and_then(|details| details.retry_after_seconds);
+        let retry_after = retry_after.or(asked.map(Duration::from_secs));
+        if self.details.iter().flat_map(|details| &details.causes).any(|cause| cause.reason == TOO_NEW) {
+            return ReadError::TooNew { message, retry_after };
+        }
+        ReadError::Refused { code, message, retry_after }
     }
 }
 

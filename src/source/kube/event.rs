@@ -77,5 +77,5 @@ fn bookmark(object: &[u8]) -> Result<Event, Unreadable> {
 
 fn error(object: &[u8]) -> Result<Event, Unreadable> {
     let status: Status = serde_json::from_slice(whole(object)).map_err(|_| Unreadable::no_event())?;
-    Ok(Event::Error(status.into_error(None)))
+    Ok(Event::Error(status.into_error(None, None)))
 }

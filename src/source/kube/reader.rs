@@ -51,6 +51,8 @@ pub(super) struct Reader {
     streams: bool,
     /// Failures since a watch told something.
     failures: u32,
+    /// So often in a row the version to resume at was refused.
+    refusals: u32,
     /// What is to be told before anything else is read.
     told: VecDeque<What>,
 }
@@ -90,7 +92,7 @@ impl Reader {
     /// Begins with a watch after `from`, or else with a list.
     pub(super) fn new(api: Api, scope: Scope, from: Option<ResourceVersion>) -> Self {
         let state = from.map_or(State::Listing, State::Resuming);
-        Self { api, scope, state, streams: true, failures: 0, told: VecDeque::new() }
+        Self { api, scope, state, streams: true, failures: 0, refusals: 0, told: VecDeque::new() }
     }
 
     /// What happens next. Failures are logged and mended by trying again, after a pause.
@@ -221,27 +223,21 @@ impl Reader {
             return;
         }
         self.failures = self.failures.saturating_add(1);
+        self.refusals = if error.is_of_version() { self.refusals + 1 } else { 0 };
         let resuming = matches!(self.state, State::Resuming(_));
-        if resuming && (error.is_gone() || (self.failures >= REFUSALS && is_refusal(&error))) {
+        if resuming && (error.is_gone() || self.refusals >= REFUSALS) {
             tracing::info!(error = %Chain(&error), "the watch cannot go on where it was: listing all pods");
             self.state = State::Listing;
+            self.refusals = 0;
             if self.failures == 1 {
                 return;
             }
         }
-        let asked = match error {
-            ReadError::Refused { retry_after, .. } => retry_after.unwrap_or_default().min(RETRY_AFTER_CAP),
-            _ => Duration::ZERO,
-        };
+        let asked = error.retry_after().unwrap_or_default().min(RETRY_AFTER_CAP);
         let wait = Backoff::API_SERVER.after(self.failures, fastrand::f64()).max(asked);
         tracing::warn!(error = %Chain(&error), retry_seconds = wait.as_secs_f64(), "cannot read pods");
         sleep(wait).await;
     }
-}
-
-/// Whether the API server refuses the request itself, and not us or any request for the time being.
-fn is_refusal(error: &ReadError) -> bool {
-    matches!(error, ReadError::Refused { code, .. } if ![401, 403, 429].contains(code))
 }
 
 fn watch_limit() -> Duration {
