@@ -32,7 +32,8 @@ const LIST_LIMIT: Duration = Duration::from_mins(10);
 /// client-go does it.
 const WATCH: Duration = Duration::from_mins(5);
 
-/// A watch that tells nothing and ends sooner than this has failed.
+/// A watch that tells nothing new and ends sooner than this has failed. Bookmarks are nothing new here: a server may
+/// send one at the start of each watch, and always another.
 const SHORTEST: Duration = Duration::from_secs(10);
 
 /// The longest wait that the API server may ask for.
@@ -53,6 +54,8 @@ pub(super) struct Reader {
     failures: u32,
     /// So often in a row the version to resume at was refused.
     refusals: u32,
+    /// So often the API server had forgotten the version, with no watch between that lasted.
+    gone: u32,
     /// What is to be told before anything else is read.
     told: VecDeque<What>,
 }
@@ -73,7 +76,7 @@ enum State {
 struct Watch {
     lines: Lines,
     opened: Instant,
-    /// Whether it has told anything.
+    /// Whether it has told of any pod what was not known.
     has_told: bool,
 }
 
@@ -84,7 +87,11 @@ impl Watch {
 
     /// Whether its end is of its own limit, and not of something that will end the next one as soon.
     fn may_end(&self) -> bool {
-        self.has_told || self.opened.elapsed() > SHORTEST
+        self.has_told || self.has_lasted()
+    }
+
+    fn has_lasted(&self) -> bool {
+        self.opened.elapsed() > SHORTEST
     }
 }
 
@@ -92,7 +99,7 @@ impl Reader {
     /// Begins with a watch after `from`, or else with a list.
     pub(super) fn new(api: Api, scope: Scope, from: Option<ResourceVersion>) -> Self {
         let state = from.map_or(State::Listing, State::Resuming);
-        Self { api, scope, state, streams: true, failures: 0, refusals: 0, told: VecDeque::new() }
+        Self { api, scope, state, streams: true, failures: 0, refusals: 0, gone: 0, told: VecDeque::new() }
     }
 
     /// What happens next. Failures are logged and mended by trying again, after a pause.
@@ -185,10 +192,12 @@ impl Reader {
             Some(Event::Error(error)) => return Err(error),
             None => return Ok(()),
         };
-        self.failures = 0;
         if let State::Watching(watch, seen) = &mut self.state {
-            watch.has_told = true;
-            *seen = version;
+            watch.has_told |= version > *seen && !matches!(what, What::Bookmark(_));
+            if watch.may_end() {
+                self.failures = 0;
+            }
+            *seen = version.max(*seen);
         }
         self.told.push_back(what);
         Ok(())
@@ -206,6 +215,9 @@ impl Reader {
 
     /// Goes back to where reading can begin again: a list that broke off begins anew.
     fn resume(&mut self) {
+        if matches!(&self.state, State::Watching(watch, _) if watch.has_lasted()) {
+            self.gone = 0;
+        }
         self.state = match self.state {
             State::Watching(_, version) | State::Resuming(version) => State::Resuming(version),
             State::Listing | State::Paging { .. } | State::Streaming(_) => State::Listing,
@@ -229,12 +241,13 @@ impl Reader {
             tracing::info!(error = %Chain(&error), "the watch cannot go on where it was: listing all pods");
             self.state = State::Listing;
             self.refusals = 0;
-            if self.failures == 1 {
+            self.gone += u32::from(error.is_gone());
+            if error.is_gone() && self.gone == 1 {
                 return;
             }
         }
         let asked = error.retry_after().unwrap_or_default().min(RETRY_AFTER_CAP);
-        let wait = Backoff::API_SERVER.after(self.failures, fastrand::f64()).max(asked);
+        let wait = Backoff::API_SERVER.after(self.failures.max(self.gone), fastrand::f64()).max(asked);
         tracing::warn!(error = %Chain(&error), retry_seconds = wait.as_secs_f64(), "cannot read pods");
         sleep(wait).await;
     }
