@@ -184,17 +184,19 @@ async fn a_list_that_fails_is_tried_again_and_no_hot_loop() {
 
 #[tokio::test]
 async fn a_list_without_end_is_given_up_and_tried_again() {
-    let (server, receiver, k8vent) = begin(&["a"], |server| {
-        server.streaming_lists(false);
-        server.always(Kind::List, Some(Fault::EndlessList { fresh_tokens: false }));
-    })
-    .await;
-    logged(&k8vent, "does not end").await;
-    server.always(Kind::List, None);
-    listed(&k8vent).await;
-    requests(&receiver, 1).await;
-    stop(k8vent).await;
-    assert_eq!(receiver.count(), 1);
+    for fresh_tokens in [false, true] {
+        let (server, receiver, k8vent) = begin(&["a"], |server| {
+            server.streaming_lists(false);
+            server.always(Kind::List, Some(Fault::EndlessList { fresh_tokens }));
+        })
+        .await;
+        logged(&k8vent, "does not end").await;
+        server.always(Kind::List, None);
+        listed(&k8vent).await;
+        requests(&receiver, 1).await;
+        stop(k8vent).await;
+        assert_eq!(receiver.count(), 1);
+    }
 }
 
 #[tokio::test]

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     backoff::Backoff,
     chain::Chain,
-    pod::{ResourceVersion, Unreadable},
+    pod::{PodId, ResourceVersion, Unreadable},
     source::{PodEvent, Scope, What},
 };
 
@@ -64,7 +64,7 @@ enum State {
     /// A list is to be begun.
     Listing,
     /// The list goes on with the page of this name.
-    Paging { next: String, since: Instant },
+    Paging { next: String, before: Option<PodId>, since: Instant },
     /// A watch brings the list.
     Streaming(Lines),
     /// A watch is to be opened.
@@ -123,11 +123,11 @@ impl Reader {
             }
             State::Listing => {
                 self.told.push_back(What::ListBegan);
-                self.page(None, Instant::now()).await?;
+                self.page(None, None, Instant::now()).await?;
             }
-            State::Paging { next, since } => {
-                let (next, since) = (std::mem::take(next), *since);
-                self.page(Some(next), since).await?;
+            State::Paging { next, before, since } => {
+                let (next, before, since) = (std::mem::take(next), before.take(), *since);
+                self.page(Some(next), before, since).await?;
             }
             State::Streaming(lines) => {
                 let line = lines.next(LIST_SILENCE).await?;
@@ -147,13 +147,16 @@ impl Reader {
         Ok(())
     }
 
-    async fn page(&mut self, next: Option<String>, since: Instant) -> Result<(), ReadError> {
+    /// Reads a page of a list that began at `since`. No page begins with the pod that the page before began with.
+    async fn page(&mut self, next: Option<String>, before: Option<PodId>, since: Instant) -> Result<(), ReadError> {
         let page = self.api.page(next.as_deref()).await?;
+        let first = page.pods.iter().flatten().next().map(|pod| pod.id.clone());
+        let is_same = first.is_some() && first == before;
         self.told.extend(page.pods.into_iter().map(|pod| pod.map_or_else(What::Unreadable, What::Listed)));
         self.state = match page.next {
-            Some(same) if next.as_ref() == Some(&same) => return Err(ReadError::Endless(LIST_LIMIT)),
+            Some(new) if is_same || next.as_ref() == Some(&new) => return Err(ReadError::Endless(LIST_LIMIT)),
             Some(_) if since.elapsed() > LIST_LIMIT => return Err(ReadError::Endless(LIST_LIMIT)),
-            Some(next) => State::Paging { next, since },
+            Some(next) => State::Paging { next, before: first, since },
             None => {
                 self.told.push_back(What::ListEnded(page.version));
                 State::Resuming(page.version)
