@@ -1,7 +1,8 @@
 //! What k8vent costs: `cargo bench`, or `cargo bench -- NAME…` for some of the measurements.
 //!
 //! The real binary, as released, reads a real API server (but for the saturation, which no API server provides) and
-//! posts to a receiver on loopback. Only the process of k8vent is measured.
+//! posts to a receiver on loopback. Only the process of k8vent is measured. `K8VENT_STATIC_BINARY` names another binary to
+//! measure than that of this machine's C library.
 #![allow(
     clippy::cast_precision_loss,
     clippy::cast_possible_truncation,
@@ -62,7 +63,8 @@ fn k8vent(kubeconfig: &Path, receivers: &[&Receiver]) -> Process {
     let mut args = vec![format!("--kubeconfig={}", kubeconfig.display()), "--drain-timeout=0s".to_owned()];
     args.extend(receivers.iter().map(|receiver| format!("--url={}", receiver.url("/"))));
     let none = iter::empty::<(&str, &str)>();
-    Process::start(Path::new(env!("CARGO_BIN_EXE_k8vent")), &args, none).expect("the binary starts")
+    let binary = env::var_os("K8VENT_STATIC_BINARY").unwrap_or_else(|| env!("CARGO_BIN_EXE_k8vent").into());
+    Process::start(Path::new(&binary), &args, none).expect("the binary starts")
 }
 
 async fn listed(k8vent: &Process) {

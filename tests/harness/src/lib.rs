@@ -18,7 +18,9 @@ pub mod assets;
 pub mod api;
 pub mod control_plane;
 pub mod forwarder;
+pub mod image;
 pub mod manifest;
+pub mod name_server;
 
 pub mod process;
 pub mod receiver;
