@@ -17,6 +17,7 @@ use std::{
     time::Duration,
 };
 
+use base64::{Engine, prelude::BASE64_STANDARD};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::{sync::watch, time::timeout};
@@ -27,6 +28,7 @@ pub use crate::stand_in::{
 };
 use crate::{
     listening::Listening,
+    pki::Authority,
     stand_in::{flood::Flood, state::State, watch_body::Piece},
 };
 
@@ -79,10 +81,13 @@ impl StandIn {
 
     /// A kubeconfig that points here; it is removed with the stand-in.
     pub fn kubeconfig(&self) -> io::Result<PathBuf> {
+        // Without an authority the client reads the system's, plain HTTP or not, and refuses to start where there are
+        // none, as in the sandbox of a build.
+        let authority = BASE64_STANDARD.encode(Authority::new("stand-in").pem());
         let content = json!({
             "apiVersion": "v1",
             "kind": "Config",
-            "clusters": [{"name": "stand-in", "cluster": {"server": self.url()}}],
+            "clusters": [{"name": "stand-in", "cluster": {"server": self.url(), "certificate-authority-data": authority}}],
             "users": [{"name": "stand-in", "user": {}}],
             "contexts": [{"name": "stand-in", "context": {"cluster": "stand-in", "user": "stand-in"}}],
             "current-context": "stand-in",
