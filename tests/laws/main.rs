@@ -14,6 +14,8 @@ mod permissions;
 
 mod manifests;
 
+mod image;
+
 mod endpoints;
 
 mod drain;

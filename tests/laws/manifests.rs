@@ -7,12 +7,12 @@ use serde_json::{Value, json};
 
 use crate::support::{all_told, requests, start_with, stop};
 
-fn kube(file: &str) -> String {
+pub(crate) fn kube(file: &str) -> String {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("kube").join(file).display().to_string()
 }
 
 /// The pod that a Deployment of ours makes, as its controller would create it.
-async fn pod_of(plane: &ControlPlane, file: &str) -> Value {
+pub(crate) async fn pod_of(plane: &ControlPlane, file: &str) -> Value {
     let path = kube(file);
     let text = plane.kubectl(&["create", "--dry-run=client", "-o", "json", "-f", &path]).await.unwrap();
     let deployment: Value = serde_json::from_str(&text).unwrap();
