@@ -180,7 +180,10 @@ async fn watch_into(sink: &impl WebhookSink, settings: Settings) -> Result<(), F
         Some(_) = tasks.join_next() => return Err(ran(RunError::EndedEarly("serves --listen"))),
     };
     match ended {
-        Ended::Drained => Ok(()),
+        Ended::Drained => {
+            tracing::info!("drained");
+            Ok(())
+        }
         Ended::Left(pods) => Err(ran(RunError::Left(pods))),
         Ended::SourceEnded => Err(ran(RunError::EndedEarly("reads pods"))),
     }

@@ -32,6 +32,7 @@ async fn what_waits_is_delivered_before_the_end() {
     let ids = ids(&receiver.requests());
     assert_eq!(ids.len(), 100);
     assert!(ids.values().all(|ids| ids.len() == 1), "each of them once");
+    assert_eq!(k8vent.logs().last().unwrap()["message"], "drained");
 }
 
 #[tokio::test]
@@ -41,6 +42,7 @@ async fn what_cannot_be_delivered_in_time_is_told() {
     assert_eq!(k8vent.exit_code(LIMIT).await.unwrap(), Some(1));
     let left = k8vent.logs().into_iter().find(|log| log["message"] == "not delivered before the end").unwrap();
     assert_eq!((&left["level"], &left["pods"]), (&"ERROR".into(), &100.into()));
+    assert!(k8vent.logs().iter().all(|log| log["message"] != "drained"));
 }
 
 #[tokio::test]
