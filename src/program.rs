@@ -44,6 +44,9 @@ enum Failure {
     /// Exit code 1.
     #[error(transparent)]
     Ran(Box<dyn StdError + Send + Sync>),
+    /// Exit code 1, and the log has said why.
+    #[error("failed while running")]
+    Logged,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -52,7 +55,7 @@ enum RunError {
     Listen(SocketAddr, #[source] io::Error),
     #[error("cannot wait for signals")]
     Signals(#[source] io::Error),
-    #[error("something was left undelivered for {0} pods: see the log")]
+    #[error("something was left undelivered for {0} pods")]
     Left(usize),
     #[error("the task that {0} ended early")]
     EndedEarly(&'static str),
@@ -67,6 +70,7 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
             let (error, code) = match &failure {
                 Failure::Asked(error) => (error, 2),
                 Failure::Ran(error) => (error, 1),
+                Failure::Logged => return ExitCode::from(1),
             };
             // A standard error that is closed is no reason to panic.
             let _ = writeln!(io::stderr(), "k8vent: {}", Chain(&**error));
@@ -98,9 +102,16 @@ fn start(args: impl Iterator<Item = OsString>) -> Result<(), Failure> {
         None => {
             let settings = Settings::new(options, &variables).map_err(asked)?;
             log(settings.log);
-            runtime.block_on(watch(settings))
+            runtime.block_on(watch(settings)).map_err(tell)
         }
     }
+}
+
+/// What fails while it runs is told where everything else is: in the log, in its format.
+fn tell(failure: Failure) -> Failure {
+    let Failure::Ran(error) = failure else { return failure };
+    tracing::error!(error = %Chain(&*error), "failed");
+    Failure::Logged
 }
 
 /// Whoever reads the output may have seen enough of it: `k8vent --help | head`.

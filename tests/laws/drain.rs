@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use k8vent_harness::{Answer, ControlPlane, Receiver, manifest, process::Signal};
+use serde_json::Value;
 
 use crate::support::{LIMIT, each, ids, listed, requests, start};
 
@@ -43,6 +44,10 @@ async fn what_cannot_be_delivered_in_time_is_told() {
     let left = k8vent.logs().into_iter().find(|log| log["message"] == "not delivered before the end").unwrap();
     assert_eq!((&left["level"], &left["pods"]), (&"ERROR".into(), &100.into()));
     assert!(k8vent.logs().iter().all(|log| log["message"] != "drained"));
+    // Collectors read the log line by line: the last one is no different.
+    let last: Value = serde_json::from_str(k8vent.stderr().lines().last().unwrap()).unwrap();
+    assert_eq!((&last["level"], &last["message"]), (&"ERROR".into(), &"failed".into()));
+    assert_eq!(last["error"], "something was left undelivered for 100 pods");
 }
 
 #[tokio::test]
