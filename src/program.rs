@@ -18,7 +18,13 @@ use tokio::{
     task::JoinSet,
     time::Instant,
 };
-use tracing_subscriber::{Layer, filter::Targets, fmt, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing_subscriber::{
+    Layer,
+    filter::{LevelFilter, Targets},
+    fmt,
+    layer::SubscriberExt,
+    util::SubscriberInitExt,
+};
 
 use crate::{
     chain::Chain,
@@ -141,7 +147,12 @@ fn log(settings: LogSettings) {
     } else {
         tracing::Level::ERROR
     });
-    let filter = Targets::new().with_default(libraries).with_target("k8vent", settings.level);
+    // Kube's client calls an error what it gives us back as one, and what we try again: here nothing is lost by it.
+    let retried = if settings.level == tracing::Level::TRACE { LevelFilter::DEBUG } else { LevelFilter::OFF };
+    let filter = Targets::new()
+        .with_default(libraries)
+        .with_target("kube_client::client::builder", retried)
+        .with_target("k8vent", settings.level);
     // A log that nobody can read any more ends nothing: errors in writing it have nowhere to be told.
     let layer = fmt::layer().with_writer(io::stderr).log_internal_errors(false);
     let layer = if settings.json {

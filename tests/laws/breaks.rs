@@ -46,6 +46,7 @@ async fn an_api_server_that_is_killed_and_comes_back_costs_nothing() {
     api.delete_pod(&namespace, "deleted").await.unwrap();
     create(&api, &namespace, &["new"]).await;
     requests(&receiver, 6).await;
+    assert!(k8vent.logs().iter().all(|log| log["level"] != "ERROR"), "nothing was lost: {:?}", k8vent.logs());
     stop(k8vent).await;
     let expected = ["added changed", "added deleted", "added new", "added same", "deleted deleted", "updated changed"];
     assert_eq!(all_told(&receiver.requests()), expected);
