@@ -34,31 +34,37 @@ async fn respond(request: Request<Incoming>, shared: Arc<Shared>) -> io::Result<
     let body = body.collect().await.map_err(io::Error::other)?.to_bytes();
     let seen = Seen::new(&head.method, &head.uri, &head.headers);
     let fault = shared.state().faults.take(seen.kind);
-    shared.seen.send_modify(|all| all.push(seen.clone()));
+    let record = || shared.seen.send_modify(|all| all.push(seen.clone()));
     let usual = || usual(&mut shared.state(), &seen, &body);
+    let Some(fault) = fault else {
+        // Only now: what a test does when it sees the request must not change the answer.
+        let answer = usual();
+        record();
+        return Ok(answer);
+    };
+    record();
     Ok(match fault {
-        None => usual(),
-        Some(Fault::Slow(delay)) => {
+        Fault::Slow(delay) => {
             sleep(delay).await;
             usual()
         }
-        Some(Fault::Hang) => std::future::pending().await,
-        Some(Fault::Close) => return Err(io::Error::other("told to close")),
-        Some(Fault::Refuse(code)) => refuse(&render::status(code, None)),
-        Some(Fault::RefuseRetryAfter(code, seconds)) => {
+        Fault::Hang => std::future::pending().await,
+        Fault::Close => return Err(io::Error::other("told to close")),
+        Fault::Refuse(code) => refuse(&render::status(code, None)),
+        Fault::RefuseRetryAfter(code, seconds) => {
             let mut answer = refuse(&render::status(code, Some(seconds)));
             answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
             answer
         }
-        Some(Fault::Answer(code, content_type, body)) => {
+        Fault::Answer(code, content_type, body) => {
             let mut answer = Response::new(StandInBody::Whole(Full::new(body)));
             *answer.status_mut() = StatusCode::from_u16(code).expect("the test names a status");
             answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
             answer
         }
-        Some(Fault::CutAfter(length)) => cut(usual(), length).await,
-        Some(Fault::EndlessList { fresh_tokens }) => endless_page(&mut shared.state(), &seen, fresh_tokens),
-        Some(Fault::ErrorEvent(code, retry_after)) => {
+        Fault::CutAfter(length) => cut(usual(), length).await,
+        Fault::EndlessList { fresh_tokens } => endless_page(&mut shared.state(), &seen, fresh_tokens),
+        Fault::ErrorEvent(code, retry_after) => {
             whole(StatusCode::OK, render::error_event(&render::status(code, retry_after)))
         }
     })
