@@ -1,3 +1,4 @@
+# Evaluated with Nix 2.26 and 2.34 for all of its systems; not built yet, nor has the test in a virtual machine run.
 {
   description = "Sends Kubernetes pods as JSON to webhooks";
 
