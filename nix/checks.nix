@@ -41,10 +41,14 @@ in
   docs = cargo "docs" "doc --locked --workspace --no-deps" { RUSTDOCFLAGS = "--deny warnings"; };
 
   static = runCommand "k8vent-static" { } ''
-    readelf --program-headers --wide ${lib.getExe k8vent} > headers
+    readelf --program-headers --sections --wide ${lib.getExe k8vent} > headers
     # Not as `! grep`, which never ends a script.
     if grep --extended-regexp 'INTERP|DYNAMIC' headers; then
       echo "k8vent needs a dynamic linker, which the image lacks"
+      exit 1
+    fi
+    if grep SYMTAB headers; then
+      echo "k8vent is not stripped"
       exit 1
     fi
     touch $out
