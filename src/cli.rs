@@ -78,6 +78,11 @@ pub struct Options {
     #[argh(option, arg_name = "duration")]
     pub drain_timeout: Option<String>,
 
+    /// name of the Lease by which one replica of several is the one that sends, and where it leaves its position to the
+    /// next; also NAMESPACE/NAME [default: none: every start sends every pod] [K8VENT_LEASE]
+    #[argh(option, arg_name = "lease")]
+    pub lease: Option<String>,
+
     /// address to serve /livez, /readyz and /metrics on, like 0.0.0.0:8080 [default: none] [K8VENT_LISTEN]
     #[argh(option, arg_name = "address")]
     pub listen: Option<String>,
@@ -188,7 +193,7 @@ mod tests {
 
     #[test]
     fn both_forms_work_for_every_option() {
-        const OPTIONS: [&str; 19] = [
+        const OPTIONS: [&str; 20] = [
             "url",
             "namespace",
             "label-selector",
@@ -202,6 +207,7 @@ mod tests {
             "queue-bytes",
             "give-up-after",
             "drain-timeout",
+            "lease",
             "listen",
             "log-level",
             "log-format",

@@ -18,6 +18,8 @@ pub struct Delivery {
     pub pod: PodId,
     /// Which version of it.
     pub version: ResourceVersion,
+    /// While this waits, its endpoint has come no further than here: [`Change::since`].
+    pub since: ResourceVersion,
     /// What the state is to those who have followed the pod.
     pub kind: Kind,
     /// When k8vent read the state.
@@ -34,10 +36,11 @@ impl Delivery {
     /// The delivery of `change` to any one of its endpoints.
     #[must_use]
     pub fn new(change: &Change, read_at: Timestamp) -> Self {
-        let Change { kind, pod, route } = change;
+        let Change { kind, pod, route, since, past: _ } = change;
         Self {
             pod: pod.id.clone(),
             version: pod.version,
+            since: *since,
             kind: *kind,
             read_at,
             origin: route.origin,

@@ -11,6 +11,7 @@ use crate::{
     delivery::Delivery,
     endpoint::Endpoint,
     metrics::Metrics,
+    pod::ResourceVersion,
     queue::{Budget, Lent, Queue, Settled, Settling},
     route::Origin,
     verdict::{End, Verdict},
@@ -140,6 +141,13 @@ impl Dispatcher {
         }
     }
 
+    /// Leaves everything that waits or is in flight to another replica, and counts it so.
+    pub fn hand_over(self) {
+        for entry in self.queues.values() {
+            entry.queue.hand_over();
+        }
+    }
+
     /// Whether nothing waits and nothing is in flight.
     #[must_use]
     pub fn is_idle(&self) -> bool {
@@ -149,6 +157,11 @@ impl Dispatcher {
     /// For how many pods something waits or is in flight, by endpoint; endpoints without are left out.
     pub fn left(&self) -> impl Iterator<Item = (&Endpoint, usize)> {
         self.queues.iter().map(|(endpoint, entry)| (endpoint, entry.queue.len())).filter(|(_, left)| *left > 0)
+    }
+
+    /// The endpoints that have not had everything, and the version up to which they have.
+    pub fn behind(&self) -> impl Iterator<Item = (&Endpoint, ResourceVersion)> {
+        self.queues.iter().filter_map(|(endpoint, entry)| Some((endpoint, entry.queue.ended()?)))
     }
 
     /// Bytes of the bodies that wait.
@@ -216,6 +229,7 @@ impl std::fmt::Display for Told<'_> {
             End::Posted(Outcome::TimedOut) => f.write_str("no complete answer within --timeout"),
             End::Posted(Outcome::Unreachable(fault)) => write!(f, "{}", crate::chain::Chain(fault)),
             End::Superseded => f.write_str("superseded by a version that the watch has not told yet"),
+            End::Cancelled => f.write_str("broken off: this replica may not send any more"),
             End::Unread(error) => write!(f, "{}", crate::chain::Chain(error)),
         }
     }

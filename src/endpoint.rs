@@ -5,6 +5,8 @@ use std::{fmt, hash, str::FromStr, sync::Arc};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use http::{HeaderValue, Uri, uri::Scheme};
 
+use crate::digest::Digest;
+
 /// A webhook: an absolute http or https URL. Cheap to clone, equal when the URL is the same text.
 ///
 /// `Display` and `Debug` show it [without its secrets](Endpoint::label).
@@ -16,7 +18,7 @@ struct Inner {
     uri: Uri,
     authorization: Option<HeaderValue>,
     label: Box<str>,
-    digest: u64,
+    digest: Digest,
 }
 
 /// Why a text is no endpoint. It does not quote the text, which may hold secrets.
@@ -52,6 +54,12 @@ impl Endpoint {
     pub fn label(&self) -> &str {
         &self.0.label
     }
+
+    /// What stands for the whole URL where it must not be told.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        self.0.digest
+    }
 }
 
 impl FromStr for Endpoint {
@@ -74,7 +82,7 @@ impl FromStr for Endpoint {
         };
         let path_and_query = uri.path_and_query().map_or("/", |p| p.as_str());
         let plain = format!("{scheme}://{host}{path_and_query}").parse().map_err(|_| EndpointError::Malformed)?;
-        let digest = digest(text);
+        let digest = Digest::of(text);
         Ok(Self(Arc::new(Inner {
             authorization: user_info.map(basic).transpose()?,
             label: label(scheme, host, &uri, user_info.is_some(), digest).into(),
@@ -123,11 +131,6 @@ impl fmt::Debug for Endpoint {
     }
 }
 
-fn digest(text: &str) -> u64 {
-    let sum = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
-    sum.as_ref()[..8].iter().fold(0, |n, b| n << 8 | u64::from(*b))
-}
-
 fn basic(user_info: &str) -> Result<HeaderValue, EndpointError> {
     let mut value = HeaderValue::try_from(format!("Basic {}", STANDARD.encode(percent_decode(user_info))))
         .map_err(|_| EndpointError::Malformed)?;
@@ -147,7 +150,7 @@ fn percent_decode(text: &str) -> Vec<u8> {
     out
 }
 
-fn label(scheme: &Scheme, host: &str, uri: &Uri, user_info: bool, digest: u64) -> String {
+fn label(scheme: &Scheme, host: &str, uri: &Uri, user_info: bool, digest: Digest) -> String {
     let mut withheld = user_info || uri.query().is_some();
     let segments = uri.path().split('/').map(|segment| {
         if looks_secret(segment) {
@@ -158,7 +161,7 @@ fn label(scheme: &Scheme, host: &str, uri: &Uri, user_info: bool, digest: u64) -
         }
     });
     let path = segments.collect::<Vec<_>>().join("/");
-    let mark = if withheld { format!("#{:08x}", digest >> 32) } else { String::new() };
+    let mark = if withheld { format!("#{}", digest.short()) } else { String::new() };
     format!("{scheme}://{host}{path}{mark}")
 }
 

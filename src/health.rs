@@ -23,6 +23,7 @@ pub struct Health(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     listed: AtomicBool,
+    standby: AtomicBool,
     draining: AtomicBool,
     progress: Mutex<Instant>,
 }
@@ -46,7 +47,8 @@ impl Health {
     #[must_use]
     pub fn new(now: Instant) -> Self {
         let progress = Mutex::new(now);
-        Self(Arc::new(Inner { listed: AtomicBool::default(), draining: AtomicBool::default(), progress }))
+        let (listed, standby, draining) = Default::default();
+        Self(Arc::new(Inner { listed, standby, draining, progress }))
     }
 
     /// The API server told something.
@@ -57,6 +59,12 @@ impl Health {
     /// The first list is complete.
     pub fn listed(&self) {
         self.0.listed.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether another replica reads and sends, and this one waits to take its place.
+    pub fn standby(&self, standby: bool) {
+        self.0.standby.store(standby, Ordering::Relaxed);
+        self.0.listed.fetch_and(!standby, Ordering::Relaxed);
     }
 
     /// No more pods are read.
@@ -74,12 +82,16 @@ impl Health {
         }
     }
 
-    /// Whether the first list is complete, and nobody asked us to end.
+    /// Whether the first list is complete, or is another replica's to read, and nobody asked us to end.
     pub fn ready(&self) -> Result<(), Unwell> {
         if self.0.draining.load(Ordering::Relaxed) {
             return Err(Unwell::Draining);
         }
-        if self.0.listed.load(Ordering::Relaxed) { Ok(()) } else { Err(Unwell::NotListed) }
+        if self.0.listed.load(Ordering::Relaxed) || self.0.standby.load(Ordering::Relaxed) {
+            Ok(())
+        } else {
+            Err(Unwell::NotListed)
+        }
     }
 }
 
@@ -95,6 +107,16 @@ mod tests {
         assert_eq!(health.ready(), Ok(()));
         health.draining();
         assert_eq!(health.ready(), Err(Unwell::Draining));
+    }
+
+    #[test]
+    fn a_standby_is_ready_and_has_to_list_when_its_time_comes() {
+        let health = Health::new(Instant::now());
+        health.listed();
+        health.standby(true);
+        assert_eq!(health.ready(), Ok(()));
+        health.standby(false);
+        assert_eq!(health.ready(), Err(Unwell::NotListed));
     }
 
     #[test]

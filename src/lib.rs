@@ -27,12 +27,15 @@ pub mod source;
 
 pub mod registry;
 
+pub mod digest;
 pub mod endpoint;
 pub mod route;
 
 pub mod delivery;
 
 pub mod dispatch;
+
+pub mod position;
 
 mod queue;
 
@@ -46,7 +49,10 @@ pub mod sink;
 
 pub mod verdict;
 
+pub mod fence;
 pub mod run;
+
+pub mod lease;
 
 pub mod health;
 pub mod metrics;
@@ -58,6 +64,8 @@ pub mod settings;
 pub mod link_image;
 
 pub mod program;
+
+mod replica;
 
 mod chain;
 

@@ -16,6 +16,8 @@ const ATTEMPT_SECONDS: [f64; 10] = [0.002, 0.005, 0.01, 0.025, 0.1, 0.25, 1.0, 2
 /// All series. Cheap to clone; clones share the series.
 #[derive(Debug, Clone, Default)]
 pub struct Metrics {
+    /// 1 while this replica is the one that sends, else 0.
+    pub leader: Gauge,
     /// Pods that are known.
     pub pods_known: Gauge,
     /// Pods, in lists or events, that could not be read.
@@ -24,6 +26,8 @@ pub struct Metrics {
     pub lists: Counter,
     /// Watches opened.
     pub watches: Counter,
+    /// Spans of time of which the API server could not tell any more what happened.
+    pub spans_unknown: Counter,
     /// When the API server last told something, in seconds since 1970.
     pub last_progress: Gauge,
     /// Bytes of bodies that wait.
@@ -79,6 +83,7 @@ pub struct Series {
     replaced: Counter,
     given_up: Counter,
     refused: Counter,
+    handed_over: Counter,
     waiting: Gauge,
     in_flight: Gauge,
     seconds: Histogram,
@@ -112,6 +117,7 @@ impl Metrics {
             replaced: settled("replaced"),
             given_up: settled("given_up"),
             refused: settled("refused"),
+            handed_over: settled("handed_over"),
             waiting: self.states.waiting.get_or_create_owned(&to),
             in_flight: self.states.in_flight.get_or_create_owned(&to),
             seconds: self.attempt_seconds.0.get_or_create_owned(&to),
@@ -132,10 +138,16 @@ impl Metrics {
         let mut registry = Registry::with_prefix("k8vent");
         let r = &mut registry;
         r.register("build", "The running version", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
+        r.register("leader", "Whether this replica is the one that sends", self.leader.clone());
         r.register("pods_known", "Pods that are known", self.pods_known.clone());
         r.register("pods_unreadable", "Pods that could not be read and were passed over", self.pods_unreadable.clone());
         r.register("lists", "Lists begun", self.lists.clone());
         r.register("watches", "Watches opened", self.watches.clone());
+        r.register(
+            "spans_unknown",
+            "Spans between a position and a list of which deletes are not known",
+            self.spans_unknown.clone(),
+        );
         r.register("last_progress_timestamp", "When the API server last told something", self.last_progress.clone());
         r.register_with_unit("queue", "Bodies that wait", Unit::Bytes, self.queue_bytes.clone());
         r.register("states_offered", "States offered to the endpoint", self.states.offered.clone());
@@ -191,6 +203,18 @@ impl Series {
         self.given_up.inc();
     }
 
+    /// A state that waited is another replica's to deliver.
+    pub fn handed_over_waiting(&self) {
+        self.waiting.dec();
+        self.handed_over.inc();
+    }
+
+    /// A state in flight is another replica's to deliver.
+    pub fn handed_over_in_flight(&self) {
+        self.in_flight.dec();
+        self.handed_over.inc();
+    }
+
     /// An attempt ended with `result` after so many `seconds`.
     pub fn attempted(&self, result: &'static str, seconds: f64) {
         self.attempts.get_or_create(&Attempted { endpoint: self.label.clone(), result }).inc();
@@ -200,7 +224,11 @@ impl Series {
     /// Every state offered ends in exactly one counter, or waits, or is in flight.
     #[cfg(test)]
     pub(crate) fn sum_holds(&self) -> bool {
-        let ended = self.accepted.get() + self.replaced.get() + self.given_up.get() + self.refused.get();
+        let ended = self.accepted.get()
+            + self.replaced.get()
+            + self.given_up.get()
+            + self.refused.get()
+            + self.handed_over.get();
         let held = u64::try_from(self.waiting.get() + self.in_flight.get()).unwrap();
         self.offered.get() == ended + held
     }

@@ -16,8 +16,16 @@ pub const ANNOTATION: &str = "atomist.com/k8vent";
 ///
 /// A decimal number, and a greater one is newer: promised by the Kubernetes API conventions since 1.35, and true of
 /// servers on etcd before.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ResourceVersion(pub u64);
+
+impl ResourceVersion {
+    /// The last version that is older.
+    #[must_use]
+    pub fn before(self) -> Self {
+        Self(self.0.saturating_sub(1))
+    }
+}
 
 impl fmt::Display for ResourceVersion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -7,6 +7,7 @@ use std::{
     ffi::OsString,
     io::{self, ErrorKind, IsTerminal, Write},
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    pin::pin,
     process::ExitCode,
 };
 
@@ -29,12 +30,12 @@ use tracing_subscriber::{
 use crate::{
     chain::Chain,
     cli::{self, Command, LinkImage},
+    fence::Fence,
     health::Health,
     link_image::Link,
     metrics::Metrics,
-    request::RequestBuilder,
-    route::Router,
-    run::{Ended, Plan, run},
+    replica::Replica,
+    run::Ended,
     serve::serve,
     settings::{LogSettings, Settings, Variables},
     sink::{WebhookSink, hyper::HyperSink, print::PrintSink},
@@ -166,20 +167,25 @@ fn log(settings: LogSettings) {
 
 async fn link_image(options: LinkImage) -> Result<(), Failure> {
     let link = Link::new(options).map_err(asked)?;
-    let sink = HyperSink::from_env().map_err(asked)?;
+    let sink = HyperSink::from_env(Fence::open()).map_err(asked)?;
     link.post(&sink).await.map_err(ran)
 }
 
-async fn watch(settings: Settings) -> Result<(), Failure> {
+async fn watch(mut settings: Settings) -> Result<(), Failure> {
     if settings.dry_run {
-        return watch_into(&PrintSink, settings).await;
+        // Nothing is delivered: neither may that be recorded, nor may it keep others from delivering.
+        settings.lease = None;
     }
-    let sink = HyperSink::from_env().map_err(asked)?;
-    watch_into(&sink, settings).await
+    let fence = if settings.lease.is_some() { Fence::closed() } else { Fence::open() };
+    if settings.dry_run {
+        return watch_into(&PrintSink, settings, fence).await;
+    }
+    let sink = HyperSink::from_env(fence.clone()).map_err(asked)?;
+    watch_into(&sink, settings, fence).await
 }
 
-async fn watch_into(sink: &impl WebhookSink, settings: Settings) -> Result<(), Failure> {
-    let source = KubeSource::new(settings.cluster).await.map_err(asked)?;
+async fn watch_into(sink: &impl WebhookSink, settings: Settings, fence: Fence) -> Result<(), Failure> {
+    let source = KubeSource::new(settings.cluster.clone()).await.map_err(asked)?;
     let (metrics, health) = (Metrics::default(), Health::new(Instant::now()));
     let mut tasks: JoinSet<Infallible> = JoinSet::new();
     if let Some(address) = settings.listen {
@@ -187,22 +193,15 @@ async fn watch_into(sink: &impl WebhookSink, settings: Settings) -> Result<(), F
         tracing::info!(address = %listener.local_addr().unwrap_or(address), "listening");
         tasks.spawn(serve(listener, health.clone(), metrics.clone()));
     }
-    let plan = Plan {
-        router: Router::new(settings.urls, settings.env),
-        requests: RequestBuilder { source: settings.source, headers: settings.headers, secrets: settings.secrets },
-        limits: settings.limits,
-        timeout: settings.timeout,
-        drain_timeout: settings.drain_timeout,
-        scopes: source.scopes(),
-    };
-    let stop = signals().map_err(|error| ran(RunError::Signals(error)))?;
+    let stop = pin!(signals().map_err(|error| ran(RunError::Signals(error)))?);
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "starting");
+    let replica = Replica { source, sink, settings, fence, metrics, health };
     let ended = tokio::select! {
-        ended = run(&source, sink, plan, (metrics, health), stop) => ended,
+        ended = replica.run(stop) => ended,
         Some(_) = tasks.join_next() => return Err(ran(RunError::EndedEarly("serves --listen"))),
     };
     match ended {
-        Ended::Drained => {
+        Ended::Drained | Ended::HandedOver => {
             tracing::info!("drained");
             Ok(())
         }

@@ -12,7 +12,7 @@ use crate::{
     delivery::Delivery,
     gate::{Gate, Start},
     metrics::Series,
-    pod::PodId,
+    pod::{PodId, ResourceVersion},
     registry::Kind,
     verdict::Verdict,
 };
@@ -35,7 +35,8 @@ pub(crate) struct Queue {
 #[derive(Debug, Default)]
 struct Slot {
     waiting: Option<Waiting>,
-    in_flight: bool,
+    /// Since when the endpoint has to be told what is in flight.
+    in_flight: Option<ResourceVersion>,
 }
 
 #[derive(Debug)]
@@ -111,6 +112,12 @@ impl Queue {
         self.pods.len()
     }
 
+    /// The version up to which everything has ended; `None` while nothing waits and nothing is in flight.
+    pub(crate) fn ended(&self) -> Option<ResourceVersion> {
+        let since = |slot: &Slot| [slot.in_flight, slot.waiting.as_ref().map(|waiting| waiting.delivery.since)];
+        self.pods.values().flat_map(since).flatten().min()
+    }
+
     /// Lets a delivery wait. It takes the place of an older state of its pod that waits, and that one's turn.
     pub(crate) fn offer(&mut self, mut delivery: Delivery, now: Instant, number: u64, budget: &mut Budget) {
         self.series.offered();
@@ -124,7 +131,7 @@ impl Queue {
             }
             None => (0, (now, number)),
         };
-        if !slot.in_flight {
+        if slot.in_flight.is_none() {
             self.line.insert(turn, delivery.pod.clone());
         }
         budget.admit(&mut delivery);
@@ -155,7 +162,7 @@ impl Queue {
         let slot = self.pods.get_mut(&pod)?;
         let Waiting { delivery, offered, failures, .. } = slot.waiting.take()?;
         budget.release(&delivery);
-        slot.in_flight = true;
+        slot.in_flight = Some(delivery.since);
         self.in_flight += 1;
         self.series.started();
         Some(Lent { delivery, offered, failures })
@@ -165,7 +172,7 @@ impl Queue {
     pub(crate) fn settle(&mut self, lent: Lent, verdict: Verdict, mut at: Settling<'_>) -> Settled {
         self.in_flight -= 1;
         let Some(slot) = self.pods.get_mut(&lent.delivery.pod) else { return Settled::Quietly };
-        slot.in_flight = false;
+        slot.in_flight = None;
         match verdict {
             Verdict::Accepted => {
                 self.series.accepted();
@@ -232,17 +239,29 @@ impl Queue {
         self.line.insert(turn, pod);
     }
 
+    /// Leaves everything to another replica.
+    pub(crate) fn hand_over(&self) {
+        for slot in self.pods.values() {
+            if slot.waiting.is_some() {
+                self.series.handed_over_waiting();
+            }
+            if slot.in_flight.is_some() {
+                self.series.handed_over_in_flight();
+            }
+        }
+    }
+
     /// Gives up what has waited since `deadline` or longer, and is not in flight.
     pub(crate) fn give_up(&mut self, deadline: Instant, budget: &mut Budget) -> Vec<Delivery> {
         let mut given_up = Vec::new();
         self.pods.retain(|_, slot| {
-            if let Some(old) = slot.waiting.take_if(|waiting| !slot.in_flight && waiting.offered <= deadline) {
+            if let Some(old) = slot.waiting.take_if(|waiting| slot.in_flight.is_none() && waiting.offered <= deadline) {
                 self.line.remove(&old.turn);
                 budget.release(&old.delivery);
                 self.series.given_up();
                 given_up.push(old.delivery);
             }
-            slot.in_flight || slot.waiting.is_some()
+            slot.in_flight.is_some() || slot.waiting.is_some()
         });
         given_up
     }

@@ -42,6 +42,11 @@ pub struct Change {
     pub pod: Pod,
     /// Where it goes.
     pub route: Arc<Route>,
+    /// Whoever has come no further than this version, and not been told, has to be told. For a state of which the API
+    /// server told, the version before its own; a delete that was missed may be older than the list that shows it.
+    pub since: ResourceVersion,
+    /// Whether it happened before the list that came first: a delete that only those need who knew the pod.
+    pub past: bool,
 }
 
 /// The pods that are known.
@@ -65,7 +70,10 @@ struct Known {
 #[derive(Debug, Default)]
 struct List {
     number: u32,
-    complete: bool,
+    /// The version of the last complete list.
+    complete: Option<ResourceVersion>,
+    /// Up to where the watch has told everything.
+    seen: ResourceVersion,
     /// An item could not be told from any other: what is missing cannot be known.
     blurred: bool,
 }
@@ -92,7 +100,16 @@ impl Registry {
     /// Whether the first list of each of `scopes` scopes is complete.
     #[must_use]
     pub fn is_complete(&self, scopes: usize) -> bool {
-        self.lists.values().filter(|list| list.complete).count() == scopes
+        self.lists.values().filter(|list| list.complete.is_some()).count() == scopes
+    }
+
+    /// The version up to which everything has been told in each of `scopes` scopes; `None` while a watch still tells of
+    /// the time before its list.
+    #[must_use]
+    pub fn seen(&self, scopes: usize) -> Option<ResourceVersion> {
+        let is_caught_up = |list: &&List| list.complete.is_some_and(|complete| list.seen >= complete);
+        let seen = self.lists.values().filter(is_caught_up).map(|list| list.seen);
+        if seen.clone().count() == scopes { seen.min() } else { None }
     }
 
     /// Takes in an event and gives what it changes: nothing, one state, or at the end of a list each delete that was
@@ -106,15 +123,50 @@ impl Registry {
                 list.blurred = false;
                 Vec::new()
             }
-            What::Listed(pod) | What::Changed(pod) => self.present(scope, pod).into_iter().collect(),
-            What::Deleted(pod) => vec![self.gone(pod)],
+            What::Listed(pod) => self.present(scope, pod).into_iter().collect(),
+            What::Changed(pod) => {
+                let list = self.told_up_to(scope, pod.version);
+                // The watch begins before the list. What changed before it and is not in it is gone: the delete follows.
+                let is_older = list.complete.is_some_and(|complete| pod.version <= complete);
+                let newest = self.known.get(pod.id.uid()).map(|known| known.version);
+                match newest {
+                    None if is_older => Vec::new(),
+                    Some(known) if pod.version <= known => Vec::new(),
+                    _ => self.present(scope, pod).into_iter().collect(),
+                }
+            }
+            What::Deleted(pod) => {
+                let list = self.told_up_to(scope, pod.version);
+                let past = list.complete.is_some_and(|complete| pod.version <= complete);
+                self.gone(pod, past).into_iter().collect()
+            }
             What::ListEnded(version) => self.list_ended(scope, version),
             What::Unreadable(unreadable) => {
                 self.unreadable(scope, &unreadable);
                 Vec::new()
             }
-            What::Watching(_) | What::Bookmark(_) => Vec::new(),
+            What::Forgotten { .. } => Vec::new(),
+            What::Watching(version) => {
+                self.lists.entry(scope).or_default().seen = version;
+                Vec::new()
+            }
+            What::Bookmark(version) => {
+                self.told_up_to(scope, version);
+                Vec::new()
+            }
         }
+    }
+
+    fn told_up_to(&mut self, scope: Scope, version: ResourceVersion) -> &List {
+        let list = self.lists.entry(scope).or_default();
+        list.seen = list.seen.max(version);
+        list
+    }
+
+    /// Knows no pod any more.
+    pub fn clear(&mut self) {
+        self.known.clear();
+        self.lists.clear();
     }
 
     fn present(&mut self, scope: Scope, pod: Pod) -> Option<Change> {
@@ -124,7 +176,7 @@ impl Registry {
             let annotation = pod.annotation.clone();
             self.known
                 .insert(pod.id.clone(), Known { version: pod.version, scope, list, annotation, route: route.clone() });
-            return Some(Change { kind: Kind::Added, pod, route });
+            return Some(Change { kind: Kind::Added, since: pod.version.before(), past: false, pod, route });
         };
         // One identity for all that speaks of the pod: the new one is let go.
         let pod = Pod { id: id.clone(), ..pod };
@@ -141,28 +193,32 @@ impl Registry {
             known.annotation.clone_from(&pod.annotation);
         }
         let route = known.route.clone();
-        Some(Change { kind: Kind::Updated, pod, route })
+        Some(Change { kind: Kind::Updated, since: pod.version.before(), past: false, pod, route })
     }
 
-    fn gone(&mut self, mut pod: Pod) -> Change {
+    fn gone(&mut self, mut pod: Pod, past: bool) -> Option<Change> {
+        if self.known.get(pod.id.uid()).is_some_and(|known| known.version > pod.version) {
+            // It left the selection before the list and was back by then.
+            return None;
+        }
         let route = match self.known.remove(pod.id.uid()) {
             Some(known) if known.annotation == pod.annotation => known.route,
             _ => self.router.route(&pod),
         };
         pod.json = pod.deleted_json();
-        Change { kind: Kind::Deleted, pod, route }
+        Some(Change { kind: Kind::Deleted, since: pod.version.before(), past, pod, route })
     }
 
     fn list_ended(&mut self, scope: Scope, version: ResourceVersion) -> Vec<Change> {
         let list = self.lists.entry(scope).or_default();
-        list.complete = true;
+        list.complete = Some(version);
         if list.blurred {
             tracing::warn!(
                 "an item of the list could not be read at all: whether pods were deleted in the meantime is not known"
             );
             return Vec::new();
         }
-        let number = list.number;
+        let (number, since) = (list.number, list.seen);
         let missing = |known: &Known| known.scope == scope && known.list != number;
         let gone = self.known.extract_if(|_, known| missing(known));
         gone.map(|(id, known)| Change {
@@ -175,6 +231,8 @@ impl Registry {
                 id,
             },
             route: known.route,
+            since,
+            past: false,
         })
         .collect()
     }

@@ -95,6 +95,7 @@ mod tests {
         Delivery {
             pod: PodId::new("6f2c", "shop", "web-0"),
             version: ResourceVersion(42),
+            since: ResourceVersion(0),
             kind,
             read_at: "2026-01-02T03:04:05.678Z".parse().unwrap(),
             origin,

@@ -49,6 +49,12 @@ impl Router {
         Self { env, plain: Arc::new(plain) }
     }
 
+    /// Where pods without webhooks of their own go.
+    #[must_use]
+    pub fn global(&self) -> &[Endpoint] {
+        &self.plain.endpoints
+    }
+
     /// Where `pod` goes. A malformed annotation is ignored as a whole, with a warning.
     #[must_use]
     pub fn route(&self, pod: &Pod) -> Arc<Route> {

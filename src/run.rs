@@ -3,6 +3,7 @@
 //! One task owns the registry and all queues, so nothing here is locked and every order is the order of its turns.
 
 use std::{
+    ops::ControlFlow,
     pin::{Pin, pin},
     time::Duration,
 };
@@ -13,24 +14,27 @@ use futures_util::{
     stream::{FusedStream, FuturesUnordered},
 };
 use jiff::Timestamp;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until, timeout};
 
-use self::pace::Pace;
+pub use self::past::Record;
+use self::{pace::Pace, past::Past};
 use crate::{
     delivery::{Delivery, body},
     dispatch::{Attempt, Dispatcher, Limits},
+    fence::Fence,
     health::Health,
     metrics::Metrics,
     pod::Pod,
     registry::{Change, Kind, Registry},
     request::RequestBuilder,
-    route::Router,
+    route::{Route, Router},
     sink::{Outcome, WebhookSink},
     source::{GetError, PodEvent, PodSource, What},
     verdict::End,
 };
 
 mod pace;
+mod past;
 
 /// What the core needs to know.
 #[derive(Debug)]
@@ -47,7 +51,14 @@ pub struct Plan {
     pub drain_timeout: Duration,
     /// How many scopes the source reads.
     pub scopes: usize,
+    /// When requests may be sent.
+    pub fence: Fence,
+    /// What was delivered before; none where nothing of it is kept.
+    pub record: Option<Record>,
 }
+
+/// How often the position is told.
+const TELL: Duration = Duration::from_secs(1);
 
 /// How [`run`] ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,6 +67,8 @@ pub enum Ended {
     Drained,
     /// Asked to, and for so many pods something was left when the time was over or the second signal came.
     Left(usize),
+    /// Another replica sends now; what was left is its to deliver.
+    HandedOver,
     /// The source ended, which it must not.
     SourceEnded,
 }
@@ -69,29 +82,30 @@ pub async fn run(
     (metrics, health): (Metrics, Health),
     stop: impl Stream<Item = ()>,
 ) -> Ended {
-    let Plan { router, requests, limits, timeout, drain_timeout, scopes } = plan;
+    let Plan { router, requests, limits, timeout, drain_timeout, scopes, fence, record } = plan;
     let mut core = Core {
+        past: Past::new(record, router.global()),
         registry: Registry::new(router),
         dispatcher: Dispatcher::new(limits, metrics.clone()),
         metrics,
         health,
         scopes,
     };
-    let mut events = Some(Box::pin(source.events(None)));
+    let mut events = Some(Box::pin(source.events(core.past.since())));
     let mut attempts = FuturesUnordered::new();
     let mut stop = pin!(stop);
     let mut start = pin!(sleep_until(Instant::now()));
-    let mut give_up = interval((limits.give_up_after / 16).clamp(Duration::from_millis(50), Duration::from_mins(1)));
-    give_up.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut give_up = every((limits.give_up_after / 16).clamp(Duration::from_millis(50), Duration::from_mins(1)));
+    let mut tell = every(TELL);
     let mut deadline = None;
     let mut pace = Pace::new();
 
-    loop {
-        while let Some(attempt) = core.dispatcher.next(Instant::now()) {
-            attempts.push(make(attempt, source, sink, &requests, timeout));
+    let ended = loop {
+        while let Some(attempt) = fence.is_open().then(|| core.dispatcher.next(Instant::now())).flatten() {
+            attempts.push(make(attempt, source, sink, &requests, timeout, &fence));
         }
         if events.is_none() && core.dispatcher.is_idle() {
-            return Ended::Drained;
+            break Ended::Drained;
         }
         let next_start = core.dispatcher.next_start();
         if let Some(next_start) = next_start.filter(|next| *next != start.deadline()) {
@@ -101,30 +115,46 @@ pub async fn run(
             biased;
             Some(()) = stop.next() => {
                 if events.is_none() {
-                    return core.ended();
+                    break core.ended();
                 }
                 events = None;
                 deadline = Some(Instant::now() + drain_timeout);
                 core.health.draining();
                 tracing::info!(seconds = drain_timeout.as_secs_f64(), "draining");
             }
-            () = until(deadline) => return core.ended(),
+            () = fence.until_revoked() => {
+                drop(attempts);
+                return core.hand_over();
+            }
+            () = until(deadline) => break core.ended(),
             Some((attempt, end, took)) = attempts.next(), if !attempts.is_terminated() => {
                 core.dispatcher.settle(attempt, &end, took, Instant::now(), fastrand::f64());
             }
             event = next(&mut events, pace.may_read(core.dispatcher.backlog())) => {
-                let Some(event) = event else { return Ended::SourceEnded };
-                core.observe(event);
+                let Some(event) = event else { break Ended::SourceEnded };
+                if core.observe(event).is_break() {
+                    events = Some(Box::pin(source.events(None)));
+                }
                 pace.has_read();
             }
-            () = &mut start, if next_start.is_some() => {}
+            () = async { start.as_mut().await; fence.until_open().await }, if next_start.is_some() => {}
             _ = give_up.tick() => core.dispatcher.give_up(Instant::now()),
+            _ = tell.tick() => core.tell(),
         }
         core.gauge();
-    }
+    };
+    core.tell();
+    ended
+}
+
+fn every(period: Duration) -> Interval {
+    let mut interval = interval(period);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval
 }
 
 struct Core {
+    past: Past,
     registry: Registry,
     dispatcher: Dispatcher,
     metrics: Metrics,
@@ -133,21 +163,31 @@ struct Core {
 }
 
 impl Core {
-    fn observe(&mut self, event: PodEvent) {
+    /// Takes in an event. Breaks when what is known was wrong, and everything has to be read anew.
+    fn observe(&mut self, event: PodEvent) -> ControlFlow<()> {
         let now = Instant::now();
         self.health.progress(now);
         self.metrics.last_progress.set(Timestamp::now().as_second());
         self.count(&event.what);
-        let list_ended = matches!(event.what, What::ListEnded(_));
+        let listed = if let What::ListEnded(version) = event.what { Some(version) } else { None };
+        if listed.is_some_and(|listed| self.past.is_refuted(listed)) {
+            self.registry.clear();
+            return ControlFlow::Break(());
+        }
         for change in self.registry.observe(event) {
             self.offer(&change, now);
         }
-        if list_ended {
+        if listed.is_some() {
             tracing::info!(pods = self.registry.len(), "list complete");
             if self.registry.is_complete(self.scopes) {
                 self.health.listed();
             }
         }
+        ControlFlow::Continue(())
+    }
+
+    fn tell(&self) {
+        self.past.tell(&self.registry, &self.dispatcher, self.scopes);
     }
 
     fn count(&self, what: &What) {
@@ -163,23 +203,40 @@ impl Core {
                 tracing::warn!(%error, uid = error.uid, "a pod cannot be read and is passed over");
                 self.metrics.pods_unreadable.inc();
             }
+            What::Forgotten { after, until } => {
+                tracing::error!(
+                    %after, %until,
+                    "the API server has forgotten what happened between these resource versions: \
+                     pods deleted in that time are not told of"
+                );
+                self.metrics.spans_unknown.inc();
+            }
             What::Listed(_) | What::ListEnded(_) | What::Changed(_) | What::Deleted(_) | What::Bookmark(_) => {}
         }
     }
 
     fn offer(&mut self, change: &Change, now: Instant) {
-        self.metrics.refused(change.route.refused);
-        let Some((last, others)) = change.route.endpoints.split_last() else { return };
+        let Route { endpoints, origin, refused, .. } = &*change.route;
+        self.metrics.refused(*refused);
+        let mut lacking = endpoints.iter().filter(|endpoint| self.past.lacks(endpoint, *origin, change));
+        let Some(first) = lacking.next() else { return };
         let delivery = Delivery::new(change, Timestamp::now());
-        for endpoint in others {
+        for endpoint in lacking {
             self.dispatcher.offer(endpoint, delivery.clone(), now);
         }
-        self.dispatcher.offer(last, delivery, now);
+        self.dispatcher.offer(first, delivery, now);
     }
 
     fn gauge(&self) {
         self.metrics.pods_known.set(i64::try_from(self.registry.len()).unwrap_or(i64::MAX));
         self.metrics.queue_bytes.set(i64::try_from(self.dispatcher.queue_bytes()).unwrap_or(i64::MAX));
+    }
+
+    fn hand_over(self) -> Ended {
+        self.metrics.pods_known.set(0);
+        self.metrics.queue_bytes.set(0);
+        self.dispatcher.hand_over();
+        Ended::HandedOver
     }
 
     /// Says what was left.
@@ -217,14 +274,22 @@ async fn make(
     sink: &impl WebhookSink,
     requests: &RequestBuilder,
     limit: Duration,
+    fence: &Fence,
 ) -> (Attempt, End, Duration) {
     let start = Instant::now();
-    let end = match bytes(attempt.delivery(), source, limit).await {
-        Ok(body) => {
-            let request = requests.build(&attempt.endpoint, attempt.delivery(), body, Timestamp::now());
-            End::Posted(timeout(limit, sink.post(request)).await.unwrap_or(Outcome::TimedOut))
+    let post = async {
+        match bytes(attempt.delivery(), source, limit).await {
+            Ok(body) => {
+                let request = requests.build(&attempt.endpoint, attempt.delivery(), body, Timestamp::now());
+                End::Posted(timeout(limit, sink.post(request)).await.unwrap_or(Outcome::TimedOut))
+            }
+            Err(end) => end,
         }
-        Err(end) => end,
+    };
+    let end = tokio::select! {
+        biased;
+        () = fence.until_closed() => End::Cancelled,
+        end = post => end,
     };
     (attempt, end, start.elapsed())
 }

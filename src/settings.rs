@@ -43,6 +43,8 @@ pub struct Settings {
     pub timeout: Duration,
     /// Limit over the drain.
     pub drain_timeout: Duration,
+    /// The Lease that elects the replica that sends.
+    pub lease: Option<LeaseSettings>,
     /// Where to serve probes and metrics.
     pub listen: Option<SocketAddr>,
     /// How to log.
@@ -64,6 +66,15 @@ pub struct ClusterSettings {
     pub label_selector: Option<String>,
     /// The field selector, as the API takes it.
     pub field_selector: Option<String>,
+}
+
+/// Which Lease.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeaseSettings {
+    /// Its namespace; without, that of the service account or of the kubeconfig's context.
+    pub namespace: Option<String>,
+    /// Its name.
+    pub name: String,
 }
 
 /// How to log.
@@ -217,16 +228,8 @@ impl Settings {
                 "a duration like 500ms, 30s or 0s",
                 duration,
             )?,
-            listen: given
-                .text(options.listen, "listen", "K8VENT_LISTEN")
-                .map(|(name, text)| {
-                    address(&text).ok_or(SettingsError::Value {
-                        option: name,
-                        value: text,
-                        expected: "an address and port like 0.0.0.0:8080, [::]:8080 or :8080",
-                    })
-                })
-                .transpose()?,
+            lease: given.optional(options.lease, "lease", "K8VENT_LEASE", LEASE, lease)?,
+            listen: given.optional(options.listen, "listen", "K8VENT_LISTEN", ADDRESS, address)?,
             log: LogSettings {
                 level: given.parsed(
                     options.log_level,
@@ -255,6 +258,8 @@ impl Settings {
 }
 
 const DURATION: &str = "a duration like 500ms, 30s or 1h30m, and not 0";
+const ADDRESS: &str = "an address and port like 0.0.0.0:8080, [::]:8080 or :8080";
+const LEASE: &str = "NAME or NAMESPACE/NAME, of small letters, digits, hyphens and dots";
 const SOURCE: &str = "a name or URI reference without blanks";
 
 /// What headers of `--header` may not be: they are of the connection, or have a meaning that receivers rely on.
@@ -316,6 +321,18 @@ impl Given<'_> {
             "false" | "0" => Ok(false),
             _ => Err(SettingsError::Value { option, value, expected: "true or false" }),
         }
+    }
+
+    fn optional<T>(
+        &self,
+        value: Option<String>,
+        flag: &'static str,
+        variable: &'static str,
+        expected: &'static str,
+        parse: impl Fn(&str) -> Option<T>,
+    ) -> Result<Option<T>, SettingsError> {
+        let Some((option, value)) = self.text(value, flag, variable) else { return Ok(None) };
+        parse(&value).map(Some).ok_or(SettingsError::Value { option, value, expected })
     }
 
     fn parsed<T>(
@@ -439,6 +456,16 @@ fn size(text: &str) -> Option<usize> {
         _ => return None,
     };
     digits.parse::<usize>().ok()?.checked_mul(factor)
+}
+
+fn lease(text: &str) -> Option<LeaseSettings> {
+    let (namespace, name) = text.split_once('/').map_or((None, text), |(namespace, name)| (Some(namespace), name));
+    let is_name = |name: &str| {
+        let fits = |letter: char| letter.is_ascii_lowercase() || letter.is_ascii_digit() || "-.".contains(letter);
+        !name.is_empty() && name.len() <= 253 && name.chars().all(fits)
+    };
+    let fits = is_name(name) && namespace.is_none_or(is_name);
+    fits.then(|| LeaseSettings { namespace: namespace.map(str::to_owned), name: name.to_owned() })
 }
 
 fn address(text: &str) -> Option<SocketAddr> {

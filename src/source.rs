@@ -11,10 +11,11 @@ pub mod kube;
 pub trait PodSource: Send + Sync {
     /// The events of every scope, without end. Within a scope they come in the order of the API server's own.
     ///
-    /// With `from`, each scope begins by a watch from that resource version, and lists only when the API server does
-    /// not have it any more; without, by a list. What goes wrong on the way is logged, and mended by trying again:
-    /// the stream neither fails nor ends.
-    fn events(&self, from: Option<ResourceVersion>) -> impl Stream<Item = PodEvent> + Send + 'static;
+    /// Each scope begins with a list, and goes on with a watch: from the list on, or with `since` from that resource
+    /// version on, as far as the API server remembers. Then the watch tells again what the list has told, and also what
+    /// came and went between. What goes wrong on the way is logged, and mended by trying again: the stream neither fails
+    /// nor ends.
+    fn events(&self, since: Option<ResourceVersion>) -> impl Stream<Item = PodEvent> + Send + 'static;
 
     /// Reads a pod as it is now. `None` when there is no pod of that name or it is another one by its uid.
     fn get(&self, pod: &PodId) -> impl Future<Output = Result<Option<Pod>, GetError>> + Send;
@@ -46,6 +47,13 @@ pub enum What {
     ListEnded(ResourceVersion),
     /// A watch was opened, from this version on.
     Watching(ResourceVersion),
+    /// What was asked for from `after` on is not to be had before `until`, the version of the last list.
+    Forgotten {
+        /// The last version of which everything was told.
+        after: ResourceVersion,
+        /// From here on everything is told again.
+        until: ResourceVersion,
+    },
     /// A pod was created or changed.
     Changed(Pod),
     /// A pod is gone, or left the selection; this is its last state.

@@ -19,6 +19,8 @@ pub enum End {
     Superseded,
     /// The body had been given up, and could not be read again.
     Unread(GetError),
+    /// It was broken off: requests may not be sent any more.
+    Cancelled,
 }
 
 /// What becomes of the delivery.
@@ -46,7 +48,7 @@ impl End {
                 Verdict::Failed { retry_after: retry_after.map(|wait| wait.min(RETRY_AFTER_CAP)) }
             }
             Self::Posted(Outcome::TimedOut | Outcome::Unreachable(_)) => Verdict::Failed { retry_after: None },
-            Self::Superseded | Self::Unread(_) => Verdict::NotSent,
+            Self::Superseded | Self::Unread(_) | Self::Cancelled => Verdict::NotSent,
         }
     }
 
@@ -67,6 +69,7 @@ impl End {
                 Stage::Tls => "tls",
                 Stage::Exchange => "broken",
             },
+            Self::Cancelled => "cancelled",
             Self::Superseded => "superseded",
             Self::Unread(_) => "unread",
         }

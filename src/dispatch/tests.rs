@@ -27,6 +27,7 @@ fn delivery(pod: usize, version: u64, kind: Kind) -> Delivery {
     Delivery {
         pod: PodId::new(&format!("uid-{pod}"), "s", &format!("pod-{pod}")),
         version: ResourceVersion(version),
+        since: ResourceVersion(version).before(),
         kind,
         read_at: Timestamp::UNIX_EPOCH,
         origin: Origin::Global,
@@ -271,7 +272,18 @@ impl World {
         self.dispatcher.settle(attempt, end, Duration::ZERO, self.now, 0.5);
     }
 
+    /// Whoever starts again from the position of an endpoint is told every last state that it has not accepted.
+    fn check_position(&self) {
+        let behind: BTreeMap<_, _> = self.dispatcher.behind().collect();
+        for ((endpoint, pod), version) in &self.offered {
+            let has = self.accepted.get(&(endpoint.clone(), pod.clone())) == Some(version);
+            let ended = behind.get(endpoint).map_or(self.version, |ended| ended.0);
+            assert!(has || *version > ended, "{pod} {version} would be lost after {ended}");
+        }
+    }
+
     fn check(&self) {
+        self.check_position();
         assert!(self.dispatcher.queue_bytes() <= LIMITS.queue_bytes);
         for number in 0..3 {
             let series = self.metrics.series(&endpoint(number), Origin::Global);

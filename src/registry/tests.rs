@@ -146,3 +146,57 @@ fn a_changed_annotation_changes_the_route() {
     let changes = registry.observe(PodEvent { scope: SCOPE, what: What::Changed(pod("a", 3)) });
     assert_eq!(changes[0].route.endpoints, ["http://global/".parse().unwrap()]);
 }
+
+/// A watch that begins before the list tells again what the list has told, and also what came and went.
+#[test]
+fn of_the_time_before_the_list_only_deletes_are_told() {
+    let mut registry = registry();
+    observe(&mut registry, list([pod("kept", 7)], 9));
+    let before = [
+        What::Watching(ResourceVersion(3)),
+        What::Changed(pod("kept", 4)),
+        What::Changed(pod("gone", 5)),
+        What::Deleted(pod("gone", 6)),
+        What::Changed(pod("kept", 7)),
+    ];
+    assert_eq!(observe(&mut registry, before), ["deleted gone 6"]);
+    assert_eq!(registry.seen(1), None, "the watch is behind the list");
+    assert_eq!(observe(&mut registry, [What::Changed(pod("new", 10))]), ["added new 10"]);
+    assert_eq!(registry.seen(1), Some(ResourceVersion(10)));
+}
+
+#[test]
+fn a_pod_that_left_the_selection_and_came_back_before_the_list_is_still_there() {
+    let mut registry = registry();
+    observe(&mut registry, list([pod("back", 7)], 9));
+    let before = [What::Watching(ResourceVersion(3)), What::Deleted(pod("back", 5)), What::Changed(pod("back", 7))];
+    assert_eq!(observe(&mut registry, before), [""; 0]);
+    assert_eq!(registry.len(), 1);
+}
+
+/// The API server has forgotten when: whoever has come no further than what was seen before the list needs the delete.
+#[test]
+fn a_delete_that_a_list_shows_may_be_as_old_as_what_was_seen_before_it() {
+    let mut registry = registry();
+    observe(&mut registry, list([pod("gone", 3)], 5));
+    observe(&mut registry, [What::Watching(ResourceVersion(5)), What::Bookmark(ResourceVersion(8))]);
+    for what in list([], 20) {
+        for change in registry.observe(PodEvent { scope: SCOPE, what }) {
+            assert_eq!((change.since, change.pod.version), (ResourceVersion(8), ResourceVersion(20)));
+        }
+    }
+    assert_eq!(registry.seen(1), None, "until the watch goes on after the list");
+}
+
+#[test]
+fn what_was_seen_of_several_scopes_is_the_least_of_them() {
+    let mut registry = registry();
+    for (scope, version) in [(Scope(0), 9), (Scope(1), 4)] {
+        assert_eq!(registry.seen(2), None);
+        observe_in(&mut registry, scope, list([], version));
+        observe_in(&mut registry, scope, [What::Watching(ResourceVersion(version))]);
+    }
+    assert_eq!(registry.seen(2), Some(ResourceVersion(4)));
+    observe_in(&mut registry, Scope(1), [What::Bookmark(ResourceVersion(30))]);
+    assert_eq!(registry.seen(2), Some(ResourceVersion(9)));
+}

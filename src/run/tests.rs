@@ -60,6 +60,8 @@ fn plan(urls: &[&str]) -> Plan {
         timeout: Duration::from_secs(30),
         drain_timeout: Duration::from_secs(20),
         scopes: 1,
+        fence: Fence::open(),
+        record: None,
     }
 }
 

@@ -20,11 +20,13 @@ use self::{
     answer::Answer,
     connect::Connector,
     connection::{Connection, Sent},
+    fenced::Fenced,
     origin::{NotAbsolute, Origin},
     pool::{Checkout, IDLE_LIMIT, Pool, Visit},
     tls::Tls,
 };
 use super::{Fault, Outcome, Stage, WebhookSink};
+use crate::fence::Fence;
 
 mod origin;
 
@@ -35,6 +37,8 @@ mod connect;
 mod tls;
 
 mod connection;
+
+mod fenced;
 
 mod answer;
 
@@ -48,6 +52,7 @@ mod tests;
 pub struct HyperSink {
     pool: Arc<Pool>,
     connector: Connector,
+    fence: Fence,
 }
 
 /// Why there is no sink.
@@ -71,10 +76,11 @@ pub enum SinkError {
 }
 
 impl HyperSink {
-    /// A sink that trusts `roots` and goes through the proxies that `proxies` tells.
-    pub fn new(proxies: Matcher, roots: RootCertStore) -> Result<Self, SinkError> {
+    /// A sink that trusts `roots` and goes through the proxies that `proxies` tells. What it writes while `fence` is
+    /// closed is not sent, and breaks the connection.
+    pub fn new(proxies: Matcher, roots: RootCertStore, fence: Fence) -> Result<Self, SinkError> {
         let connector = Connector::new(proxies, Tls::new(roots)?)?;
-        Ok(Self { pool: Pool::new(IDLE_LIMIT), connector })
+        Ok(Self { pool: Pool::new(IDLE_LIMIT), connector, fence })
     }
 
     /// A sink set up by the environment.
@@ -82,8 +88,8 @@ impl HyperSink {
     /// `HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY` (or in small letters) tell the proxies. The trusted
     /// certificates are the system's, or those that `SSL_CERT_FILE` and `SSL_CERT_DIR` name; a system without any, like
     /// an image from scratch, gets the ones that come with k8vent.
-    pub fn from_env() -> Result<Self, SinkError> {
-        Self::new(connect::proxies_from_env()?, tls::system_roots()?)
+    pub fn from_env(fence: Fence) -> Result<Self, SinkError> {
+        Self::new(connect::proxies_from_env()?, tls::system_roots()?, fence)
     }
 
     async fn exchange(&self, request: Request<Bytes>) -> Result<Answer, Fault> {
@@ -131,7 +137,10 @@ impl HyperSink {
     }
 
     async fn open(&self, visit: &Visit<'_>, target: &Uri) -> Result<(Connection, bool), Fault> {
-        let opened = self.connector.connect(visit.origin(), target).await?;
+        let mut opened = self.connector.connect(visit.origin(), target).await?;
+        if self.fence.may_close() {
+            opened.stream = Box::new(Fenced::new(opened.stream, self.fence.clone()));
+        }
         let connection = Connection::start(opened, visit).await.map_err(|error| Stage::Exchange.fault(error))?;
         visit.opened(&connection);
         Ok((connection, false))

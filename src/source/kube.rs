@@ -8,6 +8,7 @@ use kube::{
 };
 
 use crate::{
+    digest::Digest,
     pod::{Pod, PodId, ResourceVersion},
     settings::ClusterSettings,
     source::{
@@ -49,6 +50,21 @@ impl KubeSource {
         self.settings.namespaces.len().max(1)
     }
 
+    /// What tells this selection of pods from others: namespaces and selectors.
+    #[must_use]
+    pub fn selection(&self) -> Digest {
+        let ClusterSettings { namespaces, label_selector, field_selector, .. } = &self.settings;
+        let mut namespaces = namespaces.clone();
+        namespaces.sort_unstable();
+        Digest::of(&format!("{namespaces:?} {label_selector:?} {field_selector:?}"))
+    }
+
+    /// A client for other objects of the same cluster, with the same rights.
+    #[must_use]
+    pub fn client(&self) -> Client {
+        self.client.clone()
+    }
+
     fn api(&self, scope: usize) -> Api {
         let ClusterSettings { namespaces, label_selector, field_selector, .. } = &self.settings;
         Api::new(
@@ -61,8 +77,8 @@ impl KubeSource {
 }
 
 impl PodSource for KubeSource {
-    fn events(&self, from: Option<ResourceVersion>) -> impl Stream<Item = PodEvent> + Send + 'static {
-        let readers = (0..self.scopes()).map(|scope| Box::new(Reader::new(self.api(scope), Scope(scope), from)));
+    fn events(&self, since: Option<ResourceVersion>) -> impl Stream<Item = PodEvent> + Send + 'static {
+        let readers = (0..self.scopes()).map(|scope| Box::new(Reader::new(self.api(scope), Scope(scope), since)));
         stream::select_all(readers.map(|reader| {
             Box::pin(stream::unfold(reader, async |mut reader| {
                 let event = reader.next().await;

@@ -25,5 +25,6 @@ mod secrets;
 mod program;
 
 mod probes;
+mod restarts;
 
 mod layering;

@@ -9,7 +9,10 @@ use hyper_util::client::proxy::matcher::Matcher;
 use rustls::RootCertStore;
 
 use super::{HyperSink, Pool};
-use crate::sink::{Fault, Outcome, Stage, WebhookSink};
+use crate::{
+    fence::Fence,
+    sink::{Fault, Outcome, Stage, WebhookSink},
+};
 
 mod server;
 
@@ -31,7 +34,7 @@ async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
 }
 
 fn plain() -> HyperSink {
-    HyperSink::new(Matcher::builder().build(), RootCertStore::empty()).unwrap()
+    HyperSink::new(Matcher::builder().build(), RootCertStore::empty(), Fence::open()).unwrap()
 }
 
 /// A sink whose connections are closed after `idle` without a request.

@@ -56,6 +56,10 @@ pub(super) struct Reader {
     refusals: u32,
     /// So often the API server had forgotten the version, with no watch between that lasted.
     gone: u32,
+    /// From here on everything is to be told, once the first list is complete.
+    since: Option<ResourceVersion>,
+    /// The version of the last complete list.
+    listed: ResourceVersion,
     /// What is to be told before anything else is read.
     told: VecDeque<What>,
 }
@@ -96,10 +100,11 @@ impl Watch {
 }
 
 impl Reader {
-    /// Begins with a watch after `from`, or else with a list.
-    pub(super) fn new(api: Api, scope: Scope, from: Option<ResourceVersion>) -> Self {
-        let state = from.map_or(State::Listing, State::Resuming);
-        Self { api, scope, state, streams: true, failures: 0, refusals: 0, gone: 0, told: VecDeque::new() }
+    /// Begins with a list; the watch after it begins at `since`.
+    pub(super) fn new(api: Api, scope: Scope, since: Option<ResourceVersion>) -> Self {
+        let (listed, told) = (ResourceVersion::default(), VecDeque::new());
+        let state = State::Listing;
+        Self { api, scope, state, streams: true, failures: 0, refusals: 0, gone: 0, since, listed, told }
     }
 
     /// What happens next. Failures are logged and mended by trying again, after a pause.
@@ -157,10 +162,7 @@ impl Reader {
             Some(new) if is_same || next.as_ref() == Some(&new) => return Err(ReadError::Endless(LIST_LIMIT)),
             Some(_) if since.elapsed() > LIST_LIMIT => return Err(ReadError::Endless(LIST_LIMIT)),
             Some(next) => State::Paging { next, before: first, since },
-            None => {
-                self.told.push_back(What::ListEnded(page.version));
-                State::Resuming(page.version)
-            }
+            None => State::Resuming(self.list_ended(page.version)),
         };
         Ok(())
     }
@@ -171,15 +173,26 @@ impl Reader {
             Some(Event::Present(pod)) => self.told.push_back(What::Listed(pod)),
             Some(Event::Gone(pod)) => self.told.push_back(What::Deleted(pod)),
             Some(Event::Bookmark { version, list_ended: true }) => {
-                self.told.push_back(What::ListEnded(version));
-                self.told.push_back(What::Watching(version));
-                let State::Streaming(lines) = std::mem::replace(&mut self.state, State::Listing) else { return Ok(()) };
-                self.state = State::Watching(Watch::new(lines), version);
+                let from = self.list_ended(version);
+                let State::Streaming(lines) = std::mem::replace(&mut self.state, State::Resuming(from)) else {
+                    return Ok(());
+                };
+                if from == version {
+                    self.told.push_back(What::Watching(version));
+                    self.state = State::Watching(Watch::new(lines), version);
+                }
             }
             Some(Event::Bookmark { .. }) | None => {}
             Some(Event::Error(error)) => return Err(error),
         }
         Ok(())
+    }
+
+    /// Tells that the list is complete, and gives where the watch begins.
+    fn list_ended(&mut self, version: ResourceVersion) -> ResourceVersion {
+        self.listed = version;
+        self.told.push_back(What::ListEnded(version));
+        self.since.take().map_or(version, |since| since.min(version))
     }
 
     /// Takes in a line of a watch.
@@ -239,8 +252,18 @@ impl Reader {
         }
         self.failures = self.failures.saturating_add(1);
         self.refusals = if error.is_of_version() { self.refusals + 1 } else { 0 };
-        let resuming = matches!(self.state, State::Resuming(_));
-        if resuming && (error.is_gone() || self.refusals >= REFUSALS) {
+        let forgotten = error.is_gone() || self.refusals >= REFUSALS;
+        if let State::Resuming(after) = self.state
+            && forgotten
+            && after < self.listed
+        {
+            // What the list has told needs no other: only what came and went before it is lost.
+            self.told.push_back(What::Forgotten { after, until: self.listed });
+            self.state = State::Resuming(self.listed);
+            self.refusals = 0;
+            return;
+        }
+        if matches!(self.state, State::Resuming(_)) && forgotten {
             tracing::info!(error = %Chain(&error), "the watch cannot go on where it was: listing all pods");
             self.state = State::Listing;
             self.refusals = 0;

@@ -15,7 +15,7 @@ use super::{
     server::{Authority, Seen, Server, answer, read_request},
     stage, status,
 };
-use crate::sink::hyper::SinkError;
+use crate::{fence::Fence, sink::hyper::SinkError};
 
 /// `user:secret`, in Basic form.
 const CREDENTIALS: &str = "proxy-authorization: Basic dXNlcjpzZWNyZXQ=\r\n";
@@ -43,7 +43,7 @@ async fn replying(reply: &'static str) -> Server {
 
 fn via(proxy: &Server, no: &str, roots: RootCertStore) -> HyperSink {
     let proxies = Matcher::builder().all(format!("http://user:secret@{}", proxy.address)).no(no.to_owned()).build();
-    HyperSink::new(proxies, roots).unwrap()
+    HyperSink::new(proxies, roots, Fence::open()).unwrap()
 }
 
 #[tokio::test]
@@ -77,7 +77,7 @@ async fn a_proxy_may_itself_be_behind_tls() {
     })
     .await;
     let proxies = Matcher::builder().https(format!("https://localhost:{}", proxy.address.port())).build();
-    let sink = HyperSink::new(proxies, authority.roots()).unwrap();
+    let sink = HyperSink::new(proxies, authority.roots(), Fence::open()).unwrap();
     for outcome in post_at_once(&sink, "https://localhost/hook", 4).await {
         assert_eq!(status(&outcome), 204);
     }
@@ -134,7 +134,7 @@ async fn a_proxy_that_hangs_up_fails_at_connect() {
 async fn a_socks_proxy_is_refused_at_the_start() {
     for scheme in ["socks4", "socks5", "socks5h"] {
         let proxies = Matcher::builder().https(format!("{scheme}://127.0.0.1:1080")).build();
-        let sink = HyperSink::new(proxies, RootCertStore::empty());
+        let sink = HyperSink::new(proxies, RootCertStore::empty(), Fence::open());
         assert!(matches!(sink, Err(SinkError::SocksProxy)), "{scheme}");
     }
 }

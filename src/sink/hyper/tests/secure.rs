@@ -15,12 +15,12 @@ use super::{
     server::{Authority, Server, answer, serve_http},
     stage, status, within,
 };
-use crate::sink::WebhookSink;
+use crate::{fence::Fence, sink::WebhookSink};
 
 const BOTH: &[&str] = &["h2", "http/1.1"];
 
 fn trusting(roots: RootCertStore) -> HyperSink {
-    HyperSink::new(Matcher::builder().build(), roots).unwrap()
+    HyperSink::new(Matcher::builder().build(), roots, Fence::open()).unwrap()
 }
 
 #[tokio::test]

@@ -1,0 +1,113 @@
+//! One replica: alone, or one of several that take turns by a Lease.
+
+use std::{convert::Infallible, env, future::pending, pin::Pin};
+
+use futures_util::{Stream, StreamExt};
+use tokio::sync::watch;
+
+use crate::{
+    digest::Digest,
+    fence::Fence,
+    health::Health,
+    lease::Candidate,
+    metrics::Metrics,
+    position::Position,
+    request::RequestBuilder,
+    route::Router,
+    run::{Ended, Plan, Record, run},
+    settings::{LeaseSettings, Settings},
+    sink::WebhookSink,
+    source::kube::KubeSource,
+};
+
+/// All that a replica needs to run.
+pub(crate) struct Replica<'a, Sink> {
+    pub(crate) source: KubeSource,
+    pub(crate) sink: &'a Sink,
+    pub(crate) settings: Settings,
+    /// What `sink` sends by.
+    pub(crate) fence: Fence,
+    pub(crate) metrics: Metrics,
+    pub(crate) health: Health,
+}
+
+impl<Sink: WebhookSink> Replica<'_, Sink> {
+    /// Runs until `stop` gives an item: at once, or whenever it holds the lease.
+    pub(crate) async fn run(&self, mut stop: Pin<&mut impl Stream<Item = ()>>) -> Ended {
+        let Some(LeaseSettings { namespace, name }) = &self.settings.lease else {
+            self.metrics.leader.set(1);
+            return self.send(None, stop).await;
+        };
+        let client = self.source.client();
+        let namespace = namespace.clone().unwrap_or_else(|| client.default_namespace().to_owned());
+        let candidate = Candidate::new(client, &namespace, name, identity());
+        loop {
+            self.health.standby(true);
+            let mut held = tokio::select! {
+                Some(()) = stop.next() => return Ended::Drained,
+                held = candidate.acquire(&self.fence, &self.health) => held,
+            };
+            self.health.standby(false);
+            self.metrics.leader.set(1);
+            let (told, positions) = watch::channel(None);
+            let selection = self.source.selection();
+            let record = Record { selection, found: found(held.position(), selection), told };
+            let kept = async {
+                held.keep(&self.fence, &positions).await;
+                pending::<Infallible>().await
+            };
+            let ended = tokio::select! {
+                ended = self.send(Some(record), stop.as_mut()) => ended,
+                never = kept => match never {},
+            };
+            self.metrics.leader.set(0);
+            if ended != Ended::HandedOver {
+                let last = positions.borrow().clone();
+                held.release(last.as_ref()).await;
+                return ended;
+            }
+        }
+    }
+
+    async fn send(&self, record: Option<Record>, stop: impl Stream<Item = ()>) -> Ended {
+        let Settings { urls, env, source, headers, secrets, limits, timeout, drain_timeout, .. } = &self.settings;
+        let plan = Plan {
+            router: Router::new(urls.clone(), env.clone()),
+            requests: RequestBuilder { source: source.clone(), headers: headers.clone(), secrets: secrets.clone() },
+            limits: *limits,
+            timeout: *timeout,
+            drain_timeout: *drain_timeout,
+            scopes: self.source.scopes(),
+            fence: self.fence.clone(),
+            record,
+        };
+        run(&self.source, self.sink, plan, (self.metrics.clone(), self.health.clone()), stop).await
+    }
+}
+
+/// The position of a text, if it is of the same pods.
+fn found(text: Option<&str>, selection: Digest) -> Option<Position> {
+    match text?.parse::<Position>() {
+        Ok(position) if position.selection() == selection => Some(position),
+        Ok(_) => {
+            tracing::warn!("the recorded position is of other namespaces or selectors: every pod is sent");
+            None
+        }
+        Err(error) => {
+            tracing::error!(%error, "the recorded position cannot be read: every pod is sent");
+            None
+        }
+    }
+}
+
+/// A name that no other process has, and that tells a reader of the Lease which pod it is.
+///
+/// In a pod it is the pod's name, which no other pod has: a container that is started again takes the lease back at once,
+/// because the kubelet has seen the one before it end.
+fn identity() -> String {
+    let host = env::var("HOSTNAME").unwrap_or_else(|_| "k8vent".to_owned());
+    if env::var_os("KUBERNETES_SERVICE_HOST").is_some() {
+        return host;
+    }
+    format!("{host}_{:016x}", fastrand::u64(..))
+}

@@ -1,0 +1,76 @@
+//! What was delivered before this start, and what will have been before the next.
+
+use tokio::sync::watch;
+
+use crate::{
+    digest::Digest,
+    dispatch::Dispatcher,
+    endpoint::Endpoint,
+    pod::ResourceVersion,
+    position::Position,
+    registry::{Change, Registry},
+    route::Origin,
+};
+
+/// Where the position is kept beyond the process.
+#[derive(Debug)]
+pub struct Record {
+    /// What is read: which pods of which cluster.
+    pub selection: Digest,
+    /// The position that was found; none where there is none, or it tells of something else.
+    pub found: Option<Position>,
+    /// Where each new position is told. The last is told before [`super::run`] ends.
+    pub told: watch::Sender<Option<Position>>,
+}
+
+/// The record, and the endpoints that it has to name.
+pub(super) struct Past {
+    record: Option<Record>,
+    global: Vec<Digest>,
+}
+
+impl Past {
+    pub(super) fn new(record: Option<Record>, global: &[Endpoint]) -> Self {
+        Self { record, global: global.iter().map(Endpoint::digest).collect() }
+    }
+
+    /// Where reading has to begin.
+    pub(super) fn since(&self) -> Option<ResourceVersion> {
+        self.found().map(Position::oldest)
+    }
+
+    /// Whether an endpoint has not had a change yet, as far as the record tells.
+    pub(super) fn lacks(&self, endpoint: &Endpoint, origin: Origin, change: &Change) -> bool {
+        let Some(found) = self.found() else { return true };
+        // An endpoint that was not there before gets every pod, and no delete of one that it never had.
+        found.of(endpoint.digest(), origin).map_or(!change.past, |had| change.pod.version > had)
+    }
+
+    /// Whether the record tells of a future that the cluster, whose list is of this version, does not have. If so it is
+    /// forgotten.
+    pub(super) fn is_refuted(&mut self, listed: ResourceVersion) -> bool {
+        let newest = self.found().map(Position::newest).filter(|newest| *newest > listed);
+        let Some(position) = newest else { return false };
+        tracing::error!(
+            %position, %listed,
+            "the recorded position is newer than the cluster, as after a restore of its store: \
+             starting as if there were none, every pod is sent"
+        );
+        if let Some(record) = &mut self.record {
+            record.found = None;
+        }
+        true
+    }
+
+    /// Tells the position as it is now, unless the watch still tells of the time before its list.
+    pub(super) fn tell(&self, registry: &Registry, dispatcher: &Dispatcher, scopes: usize) {
+        let (Some(record), Some(seen)) = (&self.record, registry.seen(scopes)) else { return };
+        let behind = dispatcher.behind().map(|(endpoint, ended)| (endpoint.digest(), ended));
+        let position = Position::new(record.selection, seen, self.global.iter().copied(), behind);
+        record.told.send_replace(Some(position));
+    }
+
+    fn found(&self) -> Option<&Position> {
+        self.record.as_ref()?.found.as_ref()
+    }
+}
