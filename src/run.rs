@@ -312,4 +312,6 @@ async fn bytes(delivery: &Delivery, source: &impl PodSource, limit: Duration) ->
 }
 
 #[cfg(test)]
+mod restart_tests;
+#[cfg(test)]
 mod tests;
