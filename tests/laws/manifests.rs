@@ -31,10 +31,11 @@ async fn the_manifests_grant_enough_to_run_and_nothing_else() {
     let namespace = plane.namespace("workload").await.unwrap();
     let pod = pod_of(&plane, "deployment-rbac.yaml").await;
     let args: Vec<String> = serde_json::from_value(pod["spec"]["containers"][0]["args"].clone()).unwrap();
-    assert_eq!(args, ["--listen=:8080"]);
+    assert_eq!(args, ["--listen=:8080", "--lease=k8vent"]);
     let url = receiver.url("/");
-    // Not the port of the manifest: that may be taken here.
-    let k8vent = start_with(&account, &["--listen=:0", "--queue-bytes=0"], &[("K8VENT_WEBHOOKS", &url)]);
+    // Not the port of the manifest: that may be taken here. And a kubeconfig, unlike a pod, tells no namespace.
+    let k8vent =
+        start_with(&account, &["--listen=:0", "--lease=k8vent/k8vent", "--queue-bytes=0"], &[("K8VENT_WEBHOOKS", &url)]);
     api.create_pod(&namespace, &manifest::pod("a")).await.unwrap();
     requests(&receiver, 1).await;
     stop(k8vent).await;
@@ -42,13 +43,17 @@ async fn the_manifests_grant_enough_to_run_and_nothing_else() {
 
     let (mut may, of_all) = (rights(&plane, "k8vent").await, rights(&plane, "default").await);
     may.retain(|right| !of_all.contains(right));
-    assert_eq!(may, ["pods [] [] [get list watch]"]);
+    let leases = "leases.coordination.k8s.io [] ";
+    assert_eq!(
+        may,
+        [&format!("{leases}[] [create]"), "pods [] [] [get list watch]", &format!("{leases}[k8vent] [get update]")]
+    );
 }
 
 /// What a service account of the namespace k8vent may do, a line for each resource.
 async fn rights(plane: &ControlPlane, account: &str) -> Vec<String> {
     let who = format!("--as=system:serviceaccount:k8vent:{account}");
-    let list = plane.kubectl(&["auth", "can-i", "--list", "--no-headers", &who]).await.unwrap();
+    let list = plane.kubectl(&["auth", "can-i", "--list", "--no-headers", "--namespace=k8vent", &who]).await.unwrap();
     list.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect()
 }
 
