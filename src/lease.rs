@@ -243,7 +243,7 @@ impl Held<'_> {
                 }
             }
         }
-        tracing::error!(lease = self.candidate.name, "another replica has taken the lease: nothing more is sent");
+        tracing::warn!(lease = self.candidate.name, "another replica has taken the lease: nothing more is sent");
         fence.revoke();
     }
 
