@@ -83,7 +83,7 @@ pub struct Options {
     #[argh(option, arg_name = "lease")]
     pub lease: Option<String>,
 
-    /// address to serve /livez, /readyz and /metrics on, like 0.0.0.0:8080 [default: none] [K8VENT_LISTEN]
+    /// address to serve /livez, /readyz, /metrics and /status on, like 0.0.0.0:8080 [default: none] [K8VENT_LISTEN]
     #[argh(option, arg_name = "address")]
     pub listen: Option<String>,
 

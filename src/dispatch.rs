@@ -14,6 +14,7 @@ use crate::{
     pod::ResourceVersion,
     queue::{Budget, Lent, Queue, Settled, Settling},
     route::Origin,
+    status::Line,
     verdict::{End, Verdict},
 };
 
@@ -49,6 +50,8 @@ struct Entry {
     start: Option<Instant>,
     /// The queue's part of the whole backlog.
     backlog: usize,
+    /// How the last attempt ended, and when.
+    last: Option<(&'static str, Instant)>,
 }
 
 /// An attempt to be made. It must come back by [`Dispatcher::settle`].
@@ -81,7 +84,7 @@ impl Dispatcher {
         if !self.queues.contains_key(endpoint) {
             let origin = delivery.origin;
             let queue = Queue::new(self.metrics.series(endpoint, origin));
-            self.queues.insert(endpoint.clone(), Entry { queue, origin, start: None, backlog: 0 });
+            self.queues.insert(endpoint.clone(), Entry { queue, origin, start: None, backlog: 0, last: None });
         }
         if let Some(entry) = self.queues.get_mut(endpoint) {
             entry.queue.offer(delivery, now, number, &mut self.budget);
@@ -113,6 +116,7 @@ impl Dispatcher {
         let number = self.next_turn();
         let Attempt { endpoint, lent } = attempt;
         let Some(entry) = self.queues.get_mut(&endpoint) else { return };
+        entry.last = Some((end.as_str(), now));
         entry.queue.series().attempted(end.as_str(), took.as_secs_f64());
         let verdict = end.verdict();
         tell(&endpoint, &lent, end, verdict);
@@ -139,6 +143,19 @@ impl Dispatcher {
             self.reschedule(&endpoint);
             self.forget_if_idle(&endpoint);
         }
+    }
+
+    /// What an operator sees of each endpoint.
+    pub fn lines(&self) -> impl Iterator<Item = Line> {
+        self.queues.iter().map(|(endpoint, Entry { queue, start, last, .. })| Line {
+            endpoint: endpoint.to_string(),
+            pods: queue.len(),
+            since: queue.oldest(),
+            is_down: queue.is_down(),
+            last: *last,
+            next: *start,
+            ended: queue.ended(),
+        })
     }
 
     /// Leaves everything that waits or is in flight to another replica, and counts it so.

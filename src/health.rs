@@ -72,9 +72,15 @@ impl Health {
         self.0.draining.store(true, Ordering::Relaxed);
     }
 
+    /// When the API server last told something.
+    #[must_use]
+    pub fn last_progress(&self) -> Instant {
+        *self.0.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Whether the watch makes progress. While draining it need not.
     pub fn live(&self, now: Instant) -> Result<(), Unwell> {
-        let silent = now.duration_since(*self.0.progress.lock().unwrap_or_else(PoisonError::into_inner));
+        let silent = now.duration_since(self.last_progress());
         if silent < STUCK_AFTER || self.0.draining.load(Ordering::Relaxed) {
             Ok(())
         } else {

@@ -26,7 +26,7 @@ use tokio::{
     time::{Instant, error::Elapsed, sleep, timeout},
 };
 
-use crate::{chain::Chain, fence::Fence, health::Health, position::Position};
+use crate::{chain::Chain, fence::Fence, health::Health, metrics::Metrics, position::Position};
 
 /// How long the others wait after the last renewal before they take the lease.
 pub const DURATION: Duration = Duration::from_secs(15);
@@ -224,7 +224,7 @@ impl Held<'_> {
     ///
     /// While it cannot be renewed the fence closes by the clock. It opens again when the lease is renewed and nobody has
     /// taken it meanwhile.
-    pub async fn keep(&mut self, fence: &Fence, positions: &watch::Receiver<Option<Position>>) {
+    pub async fn keep(&mut self, fence: &Fence, positions: &watch::Receiver<Option<Position>>, metrics: &Metrics) {
         let mut pause = RENEW;
         loop {
             sleep(pause).await;
@@ -233,6 +233,7 @@ impl Held<'_> {
             match self.renew(position.as_ref()).await {
                 Ok(true) => {
                     fence.extend(self.renewed + MAY_SEND);
+                    metrics.saves.inc_by(position.is_some().into());
                     pause = RENEW;
                 }
                 Ok(false) => break,

@@ -57,6 +57,7 @@ pub mod lease;
 pub mod health;
 pub mod metrics;
 pub mod serve;
+pub mod status;
 
 pub mod cli;
 pub mod settings;

@@ -8,10 +8,13 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use crate::{endpoint::Endpoint, route::Origin};
+use crate::{endpoint::Endpoint, pod::ResourceVersion, route::Origin};
 
 /// Upper bounds in seconds: from a receiver on the same node to the default `--timeout`.
 const ATTEMPT_SECONDS: [f64; 10] = [0.002, 0.005, 0.01, 0.025, 0.1, 0.25, 1.0, 2.5, 10.0, 30.0];
+
+/// The label of all endpoints that come from annotations.
+const ANNOTATION: &str = "annotation";
 
 /// All series. Cheap to clone; clones share the series.
 #[derive(Debug, Clone, Default)]
@@ -32,6 +35,11 @@ pub struct Metrics {
     pub last_progress: Gauge,
     /// Bytes of bodies that wait.
     pub queue_bytes: Gauge,
+    /// Up to where everything was read, as a resource version.
+    pub seen: Gauge,
+    /// Positions written to the Lease.
+    pub saves: Counter,
+    position: Family<To, Gauge>,
     states: StateFamilies,
     attempts: Family<Attempted, Counter>,
     attempt_seconds: Histograms,
@@ -96,13 +104,19 @@ impl Metrics {
     pub fn series(&self, endpoint: &Endpoint, origin: Origin) -> Series {
         match origin {
             Origin::Global => self.labelled(endpoint.label()),
-            Origin::Annotation => self.labelled("annotation"),
+            Origin::Annotation => self.labelled(ANNOTATION),
         }
+    }
+
+    /// Up to where everything has ended for a global endpoint.
+    pub fn position(&self, endpoint: &Endpoint, ended: ResourceVersion) {
+        let ended = i64::try_from(ended.0).unwrap_or(i64::MAX);
+        self.position.get_or_create(&To { endpoint: endpoint.label().to_owned() }).set(ended);
     }
 
     /// Counts URLs of annotations that were refused: each is a state offered and refused.
     pub fn refused(&self, urls: u64) {
-        let series = self.labelled("annotation");
+        let series = self.labelled(ANNOTATION);
         series.offered.inc_by(urls);
         series.refused.inc_by(urls);
     }
@@ -148,6 +162,9 @@ impl Metrics {
             "Spans between a position and a list of which deletes are not known",
             self.spans_unknown.clone(),
         );
+        r.register("seen_resource_version", "Up to where everything was read", self.seen.clone());
+        r.register("position_resource_version", "Up to where everything has ended", self.position.clone());
+        r.register("position_saves", "Positions written to the Lease", self.saves.clone());
         r.register("last_progress_timestamp", "When the API server last told something", self.last_progress.clone());
         r.register_with_unit("queue", "Bodies that wait", Unit::Bytes, self.queue_bytes.clone());
         r.register("states_offered", "States offered to the endpoint", self.states.offered.clone());

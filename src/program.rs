@@ -31,11 +31,9 @@ use crate::{
     chain::Chain,
     cli::{self, Command, LinkImage},
     fence::Fence,
-    health::Health,
     link_image::Link,
-    metrics::Metrics,
     replica::Replica,
-    run::Ended,
+    run::{Ended, Shared},
     serve::serve,
     settings::{LogSettings, Settings, Variables},
     sink::{WebhookSink, hyper::HyperSink, print::PrintSink},
@@ -186,16 +184,16 @@ async fn watch(mut settings: Settings) -> Result<(), Failure> {
 
 async fn watch_into(sink: &impl WebhookSink, settings: Settings, fence: Fence) -> Result<(), Failure> {
     let source = KubeSource::new(settings.cluster.clone()).await.map_err(asked)?;
-    let (metrics, health) = (Metrics::default(), Health::new(Instant::now()));
+    let shared = Shared::new(Instant::now());
     let mut tasks: JoinSet<Infallible> = JoinSet::new();
     if let Some(address) = settings.listen {
         let listener = listen(address).await.map_err(|error| ran(RunError::Listen(address, error)))?;
         tracing::info!(address = %listener.local_addr().unwrap_or(address), "listening");
-        tasks.spawn(serve(listener, health.clone(), metrics.clone()));
+        tasks.spawn(serve(listener, shared.clone()));
     }
     let stop = pin!(signals().map_err(|error| ran(RunError::Signals(error)))?);
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "starting");
-    let replica = Replica { source, sink, settings, fence, metrics, health };
+    let replica = Replica { source, sink, settings, fence, shared };
     let ended = tokio::select! {
         ended = replica.run(stop) => ended,
         Some(_) = tasks.join_next() => return Err(ran(RunError::EndedEarly("serves --listen"))),

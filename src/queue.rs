@@ -118,6 +118,16 @@ impl Queue {
         self.pods.values().flat_map(since).flatten().min()
     }
 
+    /// Since when the oldest of what waits has waited.
+    pub(crate) fn oldest(&self) -> Option<Instant> {
+        self.pods.values().filter_map(|slot| slot.waiting.as_ref()).map(|waiting| waiting.offered).min()
+    }
+
+    /// Whether the endpoint is down, and probed.
+    pub(crate) fn is_down(&self) -> bool {
+        !self.gate.is_open()
+    }
+
     /// Lets a delivery wait. It takes the place of an older state of its pod that waits, and that one's turn.
     pub(crate) fn offer(&mut self, mut delivery: Delivery, now: Instant, number: u64, budget: &mut Budget) {
         self.series.offered();

@@ -8,16 +8,15 @@ use tokio::sync::watch;
 use crate::{
     digest::Digest,
     fence::Fence,
-    health::Health,
     lease::Candidate,
-    metrics::Metrics,
     position::Position,
     request::RequestBuilder,
     route::Router,
-    run::{Ended, Plan, Record, run},
+    run::{Ended, Plan, Record, Shared, run},
     settings::{LeaseSettings, Settings},
     sink::WebhookSink,
     source::kube::KubeSource,
+    status::Role,
 };
 
 /// All that a replica needs to run.
@@ -27,40 +26,42 @@ pub(crate) struct Replica<'a, Sink> {
     pub(crate) settings: Settings,
     /// What `sink` sends by.
     pub(crate) fence: Fence,
-    pub(crate) metrics: Metrics,
-    pub(crate) health: Health,
+    pub(crate) shared: Shared,
 }
 
 impl<Sink: WebhookSink> Replica<'_, Sink> {
     /// Runs until `stop` gives an item: at once, or whenever it holds the lease.
     pub(crate) async fn run(&self, mut stop: Pin<&mut impl Stream<Item = ()>>) -> Ended {
         let Some(LeaseSettings { namespace, name }) = &self.settings.lease else {
-            self.metrics.leader.set(1);
+            self.shared.metrics.leader.set(1);
             return self.send(None, stop).await;
         };
         let client = self.source.client();
         let namespace = namespace.clone().unwrap_or_else(|| client.default_namespace().to_owned());
         let candidate = Candidate::new(client, &namespace, name, identity());
+        let lease = format!("{namespace}/{name}");
         loop {
-            self.health.standby(true);
+            self.shared.health.standby(true);
+            self.shared.board.role(Role::Standby(lease.clone()));
             let mut held = tokio::select! {
                 Some(()) = stop.next() => return Ended::Drained,
-                held = candidate.acquire(&self.fence, &self.health) => held,
+                held = candidate.acquire(&self.fence, &self.shared.health) => held,
             };
-            self.health.standby(false);
-            self.metrics.leader.set(1);
+            self.shared.health.standby(false);
+            self.shared.metrics.leader.set(1);
+            self.shared.board.role(Role::Leader(lease.clone()));
             let (told, positions) = watch::channel(None);
             let selection = self.source.selection();
             let record = Record { selection, found: found(held.position(), selection), told };
             let kept = async {
-                held.keep(&self.fence, &positions).await;
+                held.keep(&self.fence, &positions, &self.shared.metrics).await;
                 pending::<Infallible>().await
             };
             let ended = tokio::select! {
                 ended = self.send(Some(record), stop.as_mut()) => ended,
                 never = kept => match never {},
             };
-            self.metrics.leader.set(0);
+            self.shared.metrics.leader.set(0);
             if ended != Ended::HandedOver {
                 let last = positions.borrow().clone();
                 held.release(last.as_ref()).await;
@@ -81,7 +82,7 @@ impl<Sink: WebhookSink> Replica<'_, Sink> {
             fence: self.fence.clone(),
             record,
         };
-        run(&self.source, self.sink, plan, (self.metrics.clone(), self.health.clone()), stop).await
+        run(&self.source, self.sink, plan, self.shared.clone(), stop).await
     }
 }
 

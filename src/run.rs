@@ -30,6 +30,7 @@ use crate::{
     route::{Route, Router},
     sink::{Outcome, WebhookSink},
     source::{GetError, PodEvent, PodSource, What},
+    status::{Board, Work},
     verdict::End,
 };
 
@@ -57,7 +58,26 @@ pub struct Plan {
     pub record: Option<Record>,
 }
 
-/// How often the position is told.
+/// What others look at while it runs.
+#[derive(Debug, Clone)]
+pub struct Shared {
+    /// For `/metrics`.
+    pub metrics: Metrics,
+    /// For `/livez` and `/readyz`.
+    pub health: Health,
+    /// For `/status`.
+    pub board: Board,
+}
+
+impl Shared {
+    /// Nothing has happened yet, as of `now`.
+    #[must_use]
+    pub fn new(now: Instant) -> Self {
+        Self { metrics: Metrics::default(), health: Health::new(now), board: Board::default() }
+    }
+}
+
+/// How often the position and the status are told.
 const TELL: Duration = Duration::from_secs(1);
 
 /// How [`run`] ended.
@@ -79,16 +99,16 @@ pub async fn run(
     source: &impl PodSource,
     sink: &impl WebhookSink,
     plan: Plan,
-    (metrics, health): (Metrics, Health),
+    shared: Shared,
     stop: impl Stream<Item = ()>,
 ) -> Ended {
     let Plan { router, requests, limits, timeout, drain_timeout, scopes, fence, record } = plan;
     let mut core = Core {
         past: Past::new(record, router.global()),
         registry: Registry::new(router),
-        dispatcher: Dispatcher::new(limits, metrics.clone()),
-        metrics,
-        health,
+        dispatcher: Dispatcher::new(limits, shared.metrics.clone()),
+        shared,
+        fence: fence.clone(),
         scopes,
     };
     let mut events = Some(Box::pin(source.events(core.past.since())));
@@ -119,7 +139,7 @@ pub async fn run(
                 }
                 events = None;
                 deadline = Some(Instant::now() + drain_timeout);
-                core.health.draining();
+                core.shared.health.draining();
                 tracing::info!(seconds = drain_timeout.as_secs_f64(), "draining");
             }
             () = fence.until_revoked() => {
@@ -157,8 +177,8 @@ struct Core {
     past: Past,
     registry: Registry,
     dispatcher: Dispatcher,
-    metrics: Metrics,
-    health: Health,
+    shared: Shared,
+    fence: Fence,
     scopes: usize,
 }
 
@@ -166,8 +186,8 @@ impl Core {
     /// Takes in an event. Breaks when what is known was wrong, and everything has to be read anew.
     fn observe(&mut self, event: PodEvent) -> ControlFlow<()> {
         let now = Instant::now();
-        self.health.progress(now);
-        self.metrics.last_progress.set(Timestamp::now().as_second());
+        self.shared.health.progress(now);
+        self.shared.metrics.last_progress.set(Timestamp::now().as_second());
         self.count(&event.what);
         let listed = if let What::ListEnded(version) = event.what { Some(version) } else { None };
         if listed.is_some_and(|listed| self.past.is_refuted(listed)) {
@@ -180,28 +200,36 @@ impl Core {
         if listed.is_some() {
             tracing::info!(pods = self.registry.len(), "list complete");
             if self.registry.is_complete(self.scopes) {
-                self.health.listed();
+                self.shared.health.listed();
             }
         }
         ControlFlow::Continue(())
     }
 
     fn tell(&self) {
-        self.past.tell(&self.registry, &self.dispatcher, self.scopes);
+        self.past.tell(&self.registry, &self.dispatcher, self.scopes, &self.shared.metrics);
+        self.shared.board.work(Work {
+            now: Instant::now(),
+            pods: self.registry.len(),
+            seen: self.registry.seen(self.scopes),
+            told: self.shared.health.last_progress(),
+            may_send: self.fence.is_open(),
+            endpoints: self.dispatcher.lines().collect(),
+        });
     }
 
     fn count(&self, what: &What) {
         match what {
             What::ListBegan => {
-                self.metrics.lists.inc();
+                self.shared.metrics.lists.inc();
             }
             What::Watching(version) => {
                 tracing::debug!(%version, "watching");
-                self.metrics.watches.inc();
+                self.shared.metrics.watches.inc();
             }
             What::Unreadable(error) => {
                 tracing::warn!(%error, uid = error.uid, "a pod cannot be read and is passed over");
-                self.metrics.pods_unreadable.inc();
+                self.shared.metrics.pods_unreadable.inc();
             }
             What::Forgotten { after, until } => {
                 tracing::error!(
@@ -209,7 +237,7 @@ impl Core {
                     "the API server has forgotten what happened between these resource versions: \
                      pods deleted in that time are not told of"
                 );
-                self.metrics.spans_unknown.inc();
+                self.shared.metrics.spans_unknown.inc();
             }
             What::Listed(_) | What::ListEnded(_) | What::Changed(_) | What::Deleted(_) | What::Bookmark(_) => {}
         }
@@ -217,7 +245,7 @@ impl Core {
 
     fn offer(&mut self, change: &Change, now: Instant) {
         let Route { endpoints, origin, refused, .. } = &*change.route;
-        self.metrics.refused(*refused);
+        self.shared.metrics.refused(*refused);
         let mut lacking = endpoints.iter().filter(|endpoint| self.past.lacks(endpoint, *origin, change));
         let Some(first) = lacking.next() else { return };
         let delivery = Delivery::new(change, Timestamp::now());
@@ -228,13 +256,13 @@ impl Core {
     }
 
     fn gauge(&self) {
-        self.metrics.pods_known.set(i64::try_from(self.registry.len()).unwrap_or(i64::MAX));
-        self.metrics.queue_bytes.set(i64::try_from(self.dispatcher.queue_bytes()).unwrap_or(i64::MAX));
+        self.shared.metrics.pods_known.set(i64::try_from(self.registry.len()).unwrap_or(i64::MAX));
+        self.shared.metrics.queue_bytes.set(i64::try_from(self.dispatcher.queue_bytes()).unwrap_or(i64::MAX));
     }
 
     fn hand_over(self) -> Ended {
-        self.metrics.pods_known.set(0);
-        self.metrics.queue_bytes.set(0);
+        self.shared.metrics.pods_known.set(0);
+        self.shared.metrics.queue_bytes.set(0);
         self.dispatcher.hand_over();
         Ended::HandedOver
     }

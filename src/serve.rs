@@ -1,4 +1,4 @@
-//! Probes and metrics over HTTP: `--listen`.
+//! Probes, metrics and the status over HTTP: `--listen`.
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
@@ -13,10 +13,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use crate::{
-    health::{Health, Unwell},
-    metrics::Metrics,
-};
+use crate::{health::Unwell, run::Shared};
 
 /// More connections than probes and a few scrapers need; further ones wait in the kernel.
 const CONNECTIONS: usize = 32;
@@ -27,9 +24,9 @@ const CONNECTION_LIMIT: Duration = Duration::from_mins(1);
 const TEXT: &str = "text/plain; charset=utf-8";
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Answers `/livez`, `/readyz` and `/metrics`, for ever.
-pub async fn serve(listener: TcpListener, health: Health, metrics: Metrics) -> Infallible {
-    let state = Arc::new((health, metrics));
+/// Answers `/livez`, `/readyz`, `/metrics` and `/status`, for ever.
+pub async fn serve(listener: TcpListener, shared: Shared) -> Infallible {
+    let state = Arc::new(shared);
     let mut connections = JoinSet::new();
     loop {
         while connections.len() >= CONNECTIONS {
@@ -49,24 +46,23 @@ pub async fn serve(listener: TcpListener, health: Health, metrics: Metrics) -> I
     }
 }
 
-async fn connection(stream: TcpStream, state: Arc<(Health, Metrics)>) {
-    let service = service_fn(|request| {
-        let (health, metrics) = &*state;
-        std::future::ready(Ok::<_, Infallible>(answer(&request, health, metrics)))
-    });
+async fn connection(stream: TcpStream, state: Arc<Shared>) {
+    let service = service_fn(|request| std::future::ready(Ok::<_, Infallible>(answer(&request, &state))));
     let served = http1::Builder::new().timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), service).await;
     if let Err(error) = served {
         tracing::debug!(%error, "connection on --listen failed");
     }
 }
 
-fn answer(request: &Request<Incoming>, health: &Health, metrics: &Metrics) -> Response<Full<Bytes>> {
+fn answer(request: &Request<Incoming>, shared: &Shared) -> Response<Full<Bytes>> {
+    let Shared { metrics, health, board } = shared;
     let (status, kind, text) = match (request.method(), request.uri().path()) {
         (&Method::GET | &Method::HEAD, "/livez") => probe(health.live(Instant::now())),
         (&Method::GET | &Method::HEAD, "/readyz") => probe(health.ready()),
         (&Method::GET | &Method::HEAD, "/metrics") => (StatusCode::OK, OPEN_METRICS, metrics.text()),
+        (&Method::GET | &Method::HEAD, "/status") => (StatusCode::OK, TEXT, board.status().to_string()),
         (&Method::GET | &Method::HEAD, _) => {
-            (StatusCode::NOT_FOUND, TEXT, "here are /livez, /readyz and /metrics\n".to_owned())
+            (StatusCode::NOT_FOUND, TEXT, "here are /livez, /readyz, /metrics and /status\n".to_owned())
         }
         _ => (StatusCode::METHOD_NOT_ALLOWED, TEXT, "GET is all that is answered\n".to_owned()),
     };

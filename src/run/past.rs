@@ -1,11 +1,14 @@
 //! What was delivered before this start, and what will have been before the next.
 
+use std::collections::HashMap;
+
 use tokio::sync::watch;
 
 use crate::{
     digest::Digest,
     dispatch::Dispatcher,
     endpoint::Endpoint,
+    metrics::Metrics,
     pod::ResourceVersion,
     position::Position,
     registry::{Change, Registry},
@@ -26,12 +29,12 @@ pub struct Record {
 /// The record, and the endpoints that it has to name.
 pub(super) struct Past {
     record: Option<Record>,
-    global: Vec<Digest>,
+    global: Vec<Endpoint>,
 }
 
 impl Past {
     pub(super) fn new(record: Option<Record>, global: &[Endpoint]) -> Self {
-        Self { record, global: global.iter().map(Endpoint::digest).collect() }
+        Self { record, global: global.to_vec() }
     }
 
     /// Where reading has to begin.
@@ -63,11 +66,17 @@ impl Past {
     }
 
     /// Tells the position as it is now, unless the watch still tells of the time before its list.
-    pub(super) fn tell(&self, registry: &Registry, dispatcher: &Dispatcher, scopes: usize) {
-        let (Some(record), Some(seen)) = (&self.record, registry.seen(scopes)) else { return };
-        let behind = dispatcher.behind().map(|(endpoint, ended)| (endpoint.digest(), ended));
-        let position = Position::new(record.selection, seen, self.global.iter().copied(), behind);
-        record.told.send_replace(Some(position));
+    pub(super) fn tell(&self, registry: &Registry, dispatcher: &Dispatcher, scopes: usize, metrics: &Metrics) {
+        let Some(seen) = registry.seen(scopes) else { return };
+        metrics.seen.set(i64::try_from(seen.0).unwrap_or(i64::MAX));
+        let behind: HashMap<_, _> = dispatcher.behind().collect();
+        for endpoint in &self.global {
+            metrics.position(endpoint, *behind.get(endpoint).unwrap_or(&seen));
+        }
+        let Some(record) = &self.record else { return };
+        let global = self.global.iter().map(Endpoint::digest);
+        let behind = behind.into_iter().map(|(endpoint, ended)| (endpoint.digest(), ended));
+        record.told.send_replace(Some(Position::new(record.selection, seen, global, behind)));
     }
 
     fn found(&self) -> Option<&Position> {

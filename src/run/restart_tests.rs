@@ -18,7 +18,7 @@ fn endpoint(number: usize) -> Endpoint {
     format!("http://host-{number}/").parse().unwrap()
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 enum Step {
     Change { pod: usize },
     Delete { pod: usize },
@@ -231,14 +231,14 @@ fn core(found: Option<Position>) -> (Core, watch::Receiver<Option<Position>>) {
     let (told, positions) = watch::channel(None);
     let router = Router::new(vec![endpoint(0), endpoint(1)], BTreeMap::new());
     let record = Record { selection: Digest::of(""), found, told };
-    let (metrics, health) = (Metrics::default(), Health::new(Instant::now()));
+    let shared = Shared::new(Instant::now());
     let limits = Limits { concurrency: 2, queue_bytes: 1 << 20, give_up_after: Duration::from_hours(1) };
     let core = Core {
         past: Past::new(Some(record), router.global()),
         registry: Registry::new(router),
-        dispatcher: Dispatcher::new(limits, metrics.clone()),
-        metrics,
-        health,
+        dispatcher: Dispatcher::new(limits, shared.metrics.clone()),
+        shared,
+        fence: Fence::open(),
         scopes: 1,
     };
     (core, positions)

@@ -72,8 +72,8 @@ fn signals(seconds: &'static [u64]) -> impl Stream<Item = ()> {
     stream::iter(seconds.iter().map(at)).then(|sleep| sleep).chain(stream::pending())
 }
 
-fn shared() -> (Metrics, Health) {
-    (Metrics::default(), Health::new(Instant::now()))
+fn shared() -> Shared {
+    Shared::new(Instant::now())
 }
 
 /// A sink that answers from a script, by name of the pod, and tells what it got.
@@ -167,7 +167,7 @@ async fn an_attempt_that_hangs_ends_at_the_limit_and_holds_up_no_other_pod() {
 async fn the_first_signal_drains_and_what_cannot_be_delivered_is_left_at_the_limit() {
     let (sink, seen) = Scripted::new([("x", (0..99).map(|_| answered(500)).collect())]);
     let (start, shared) = (Instant::now(), shared());
-    let health = shared.1.clone();
+    let health = shared.health.clone();
     let ended =
         run(&source(list([pod("x", 1), pod("y", 1)])), &sink, plan(&["http://a/"]), shared, signals(&[5])).await;
     assert_eq!((ended, start.elapsed().as_secs()), (Ended::Left(1), 25));
@@ -190,7 +190,7 @@ async fn is_ready_once_the_first_list_is_complete_and_not_before() {
     {
         let (sink, _seen) = Scripted::new([]);
         let shared = shared();
-        let health = shared.1.clone();
+        let health = shared.health.clone();
         let plan = Plan { drain_timeout: Duration::ZERO, ..plan(&["http://a/"]) };
         let source = source(events);
         let running = run(&source, &sink, plan, shared, stream::pending());

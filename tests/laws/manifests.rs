@@ -34,8 +34,11 @@ async fn the_manifests_grant_enough_to_run_and_nothing_else() {
     assert_eq!(args, ["--listen=:8080", "--lease=k8vent"]);
     let url = receiver.url("/");
     // Not the port of the manifest: that may be taken here. And a kubeconfig, unlike a pod, tells no namespace.
-    let k8vent =
-        start_with(&account, &["--listen=:0", "--lease=k8vent/k8vent", "--queue-bytes=0"], &[("K8VENT_WEBHOOKS", &url)]);
+    let k8vent = start_with(
+        &account,
+        &["--listen=:0", "--lease=k8vent/k8vent", "--queue-bytes=0"],
+        &[("K8VENT_WEBHOOKS", &url)],
+    );
     api.create_pod(&namespace, &manifest::pod("a")).await.unwrap();
     requests(&receiver, 1).await;
     stop(k8vent).await;

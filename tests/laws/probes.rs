@@ -80,6 +80,32 @@ async fn metrics_tell_what_became_of_every_state() {
 }
 
 #[tokio::test]
+async fn the_status_tells_what_waits_and_no_secret() {
+    let plane = ControlPlane::shared().await;
+    let namespace = plane.namespace("status").await.unwrap();
+    let (api, receiver) = (plane.api().await, Receiver::http().await.unwrap());
+    receiver.answer(k8vent_harness::Answer::Status(503));
+    api.create_pod(&namespace, &manifest::pod("a")).await.unwrap();
+    let url = format!("--url=http://user:hush@{}/hook?token=hush", receiver.address());
+    let lease = format!("--lease={namespace}/k8vent");
+    let k8vent = start(&plane.kubeconfig_admin(), &[&url, "-n", &namespace, "--listen=127.0.0.1:0", &lease]);
+    let to = address(&k8vent).await;
+    requests(&receiver, 1).await;
+    let deadline = tokio::time::Instant::now() + LIMIT;
+    let text = loop {
+        let (status, text) = get(&to, "/status").await;
+        assert_eq!(status, 200);
+        if text.contains("5xx") {
+            break text;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "{text}");
+    };
+    assert!(text.contains(&format!("leader: holds the Lease {namespace}/k8vent")), "{text}");
+    assert!(text.contains("1 waiting, the oldest for") && text.contains("; next in "), "{text}");
+    assert!(!text.contains("hush"), "{text}");
+}
+
+#[tokio::test]
 async fn an_address_that_is_taken_is_told() {
     let plane = ControlPlane::shared().await;
     let taken = Receiver::http().await.unwrap();
