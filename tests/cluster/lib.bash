@@ -46,13 +46,6 @@ soon() {
   cat "$work/try"
 }
 
-# note WHAT COMMAND...: says what was measured, which fails nothing.
-note() {
-  local what=$1
-  shift
-  echo "note    $what: $({ "$@" || true; } 2>/dev/null | tail -n 1)"
-}
-
 not() { ! "$@"; }
 
 # says PATTERN COMMAND...: the command's output has the pattern, whether it succeeds or not.
@@ -109,10 +102,10 @@ as_written() {
 
 image_version() { sed -n 's/^ *image: .*:\([^:]*\)$/\1/p' kube/deployment-rbac.yaml; }
 
-# current_pod: the name of the k8vent pod that is not about to end.
+# current_pod: the name of the newest k8vent pod that is not about to end.
 current_pod() {
-  k8vent get pods --selector app.kubernetes.io/name=k8vent --output \
-    go-template='{{range .items}}{{if not .metadata.deletionTimestamp}}{{.metadata.name}}{{"\n"}}{{end}}{{end}}' | head -n 1
+  k8vent get pods --selector app.kubernetes.io/name=k8vent --sort-by .metadata.creationTimestamp --output \
+    go-template='{{range .items}}{{if not .metadata.deletionTimestamp}}{{.metadata.name}}{{"\n"}}{{end}}{{end}}' | tail -n 1
 }
 has_pod() { [ -n "$(current_pod)" ]; }
 has_no_pod() { is "" k8vent get pods --selector app.kubernetes.io/name=k8vent --output name; }
