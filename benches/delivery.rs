@@ -1,4 +1,5 @@
-//! What k8vent costs: `cargo bench`, or `cargo bench -- NAME…` for some of the measurements.
+//! What k8vent costs: `cargo bench`, or `cargo bench -- NAME…` for some of the measurements. Options are passed on to
+//! k8vent: `cargo bench -- paced --lease=default/bench`.
 //!
 //! The real binary, as released, reads a real API server (but for the saturation, which no API server provides) and
 //! posts to a receiver on loopback. Only the process of k8vent is measured. `K8VENT_STATIC_BINARY` names another binary to
@@ -32,7 +33,6 @@ const TEMPLATE: &str = "pod-000000";
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    // Cargo adds `--bench` by itself.
     let wanted: Vec<String> = env::args().skip(1).filter(|arg| !arg.starts_with("--")).collect();
     let all = ["memory", "paced", "saturated", "hanging", "start"];
     if let Some(unknown) = wanted.iter().find(|name| !all.contains(&name.as_str())) {
@@ -62,6 +62,8 @@ fn megabytes(kilobytes: u64) -> String {
 fn k8vent(kubeconfig: &Path, receivers: &[&Receiver]) -> Process {
     let mut args = vec![format!("--kubeconfig={}", kubeconfig.display()), "--drain-timeout=0s".to_owned()];
     args.extend(receivers.iter().map(|receiver| format!("--url={}", receiver.url("/"))));
+    // Cargo adds `--bench` by itself.
+    args.extend(env::args().skip(1).filter(|arg| arg.starts_with("--") && arg != "--bench"));
     let none = iter::empty::<(&str, &str)>();
     let binary = env::var_os("K8VENT_STATIC_BINARY").unwrap_or_else(|| env!("CARGO_BIN_EXE_k8vent").into());
     Process::start(Path::new(&binary), &args, none).expect("the binary starts")
