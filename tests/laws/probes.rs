@@ -58,11 +58,13 @@ async fn metrics_tell_what_became_of_every_state() {
     requests(&receiver, 3).await;
     api.set_phase(&namespace, "a", "Running").await.unwrap();
     requests(&receiver, 4).await;
+    let label = format!(r#"endpoint="http://{}/hook#"#, receiver.address());
+    let in_flight = format!("k8vent_states_in_flight{{{label}");
     let text = loop {
         let (status, text) = get(&to, "/metrics").await;
         assert_eq!(status, 200);
         // The receiver sees a request before k8vent sees its answer.
-        if text.lines().any(|line| line.starts_with("k8vent_states_in_flight{") && line.ends_with(" 0")) {
+        if text.lines().any(|line| line.starts_with(&in_flight) && line.ends_with(" 0")) {
             break text;
         }
     };
@@ -71,7 +73,6 @@ async fn metrics_tell_what_became_of_every_state() {
             text.lines().find(|line| line.starts_with(series)).unwrap_or_else(|| panic!("no {series} in {text}"));
         line.rsplit(' ').next().unwrap().to_owned()
     };
-    let label = format!(r#"endpoint="http://{}/hook#"#, receiver.address());
     assert_eq!(value(&format!("k8vent_states_offered_total{{{label}")), "4");
     let accepted = text.lines().find(|line| line.contains(&label) && line.contains(r#"result="accepted""#)).unwrap();
     assert!(accepted.ends_with(" 4"), "{accepted}");
