@@ -66,8 +66,6 @@ pub mod link_image;
 
 pub mod program;
 
-mod replica;
-
 mod chain;
 
 pub use run::run;

@@ -27,18 +27,20 @@ use tracing_subscriber::{
     util::SubscriberInitExt,
 };
 
+use self::replica::Replica;
 use crate::{
     chain::Chain,
     cli::{self, Command, LinkImage},
     fence::Fence,
     link_image::Link,
-    replica::Replica,
     run::{Ended, Shared},
     serve::serve,
     settings::{LogSettings, Settings, Variables},
     sink::{WebhookSink, hyper::HyperSink, print::PrintSink},
     source::kube::KubeSource,
 };
+
+mod replica;
 
 /// Why the program failed. Its exit code says whose fault it was.
 #[derive(Debug, thiserror::Error)]

@@ -20,18 +20,18 @@ use crate::{
 };
 
 /// All that a replica needs to run.
-pub(crate) struct Replica<'a, Sink> {
-    pub(crate) source: KubeSource,
-    pub(crate) sink: &'a Sink,
-    pub(crate) settings: Settings,
+pub(super) struct Replica<'a, Sink> {
+    pub(super) source: KubeSource,
+    pub(super) sink: &'a Sink,
+    pub(super) settings: Settings,
     /// What `sink` sends by.
-    pub(crate) fence: Fence,
-    pub(crate) shared: Shared,
+    pub(super) fence: Fence,
+    pub(super) shared: Shared,
 }
 
 impl<Sink: WebhookSink> Replica<'_, Sink> {
     /// Runs until `stop` gives an item: at once, or whenever it holds the lease.
-    pub(crate) async fn run(&self, mut stop: Pin<&mut impl Stream<Item = ()>>) -> Ended {
+    pub(super) async fn run(&self, mut stop: Pin<&mut impl Stream<Item = ()>>) -> Ended {
         let Some(LeaseSettings { namespace, name }) = &self.settings.lease else {
             self.shared.metrics.leader.set(1);
             return self.send(None, stop).await;

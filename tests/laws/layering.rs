@@ -22,12 +22,12 @@ fn only_the_adapters_know_kube_and_hyper_and_only_the_program_knows_the_adapters
         let path = path.strip_prefix(root.to_str().unwrap()).unwrap();
         let may = |prefixes: &[&str]| prefixes.iter().any(|prefix| path.starts_with(prefix));
         for (words, prefixes) in [
-            (&["use kube::", "use k8s_openapi", "kube::Client"][..], &["/source/kube"][..]),
+            (&["use kube::", "use k8s_openapi", "kube::Client"][..], &["/source/kube", "/lease.rs"][..]),
             (
                 &["use hyper::", "use hyper_util", "use rustls", "use tokio_rustls"],
                 &["/sink/hyper", "/serve.rs", "/source/kube.rs"],
             ),
-            (&["HyperSink", "PrintSink", "KubeSource"], &["/sink/", "/source/", "/program.rs"]),
+            (&["HyperSink", "PrintSink", "KubeSource"], &["/sink/", "/source/", "/program"]),
         ] {
             let found = words.iter().find(|word| text.contains(**word));
             assert!(found.is_none() || may(prefixes), "{path} says {found:?}");
