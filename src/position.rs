@@ -3,7 +3,12 @@
 //! Resource versions grow, so "everything up to this version has ended in one of the counters" tells of every state
 //! whether an endpoint may still need it.
 
-use std::{collections::BTreeMap, fmt, num::ParseIntError, str::FromStr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    num::ParseIntError,
+    str::FromStr,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -82,10 +87,12 @@ impl Position {
         Some(ResourceVersion(number.0))
     }
 
-    /// Where a watch has to begin to miss nothing that any endpoint may need.
+    /// The versions of all endpoints, in rising order. A watch from the first of them misses nothing that any endpoint
+    /// may need; one from a later of them, nothing that the endpoints may need which have come so far.
     #[must_use]
-    pub fn oldest(&self) -> ResourceVersion {
-        ResourceVersion(self.endpoints.values().fold(self.common, |oldest, own| oldest.min(*own)).0)
+    pub fn versions(&self) -> Vec<ResourceVersion> {
+        let distinct: BTreeSet<_> = self.endpoints.values().chain([&self.common]).collect();
+        distinct.into_iter().map(|Number(version)| ResourceVersion(*version)).collect()
     }
 
     /// The newest version that it tells of.
@@ -142,7 +149,7 @@ mod tests {
         assert_eq!(position.of(digest(2), Origin::Global), Some(version(9)));
         assert_eq!(position.of(digest(3), Origin::Global), Some(version(4)));
         assert_eq!(position.of(digest(7), Origin::Annotation), Some(version(9)));
-        assert_eq!((position.oldest(), position.newest()), (version(4), version(9)));
+        assert_eq!((position.versions(), position.newest()), (vec![version(4), version(9)], version(9)));
     }
 
     #[test]
@@ -162,7 +169,7 @@ mod tests {
             let kept = position.of(digest(1000 + n), Origin::Annotation).unwrap();
             assert!(kept <= version(100 + n), "{n}: nothing may be passed over");
         }
-        assert_eq!(position.oldest(), version(100));
+        assert_eq!(position.versions()[0], version(100));
     }
 
     #[test]

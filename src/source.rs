@@ -11,11 +11,11 @@ pub mod kube;
 pub trait PodSource: Send + Sync {
     /// The events of every scope, without end. Within a scope they come in the order of the API server's own.
     ///
-    /// Each scope begins with a list, and goes on with a watch: from the list on, or with `since` from that resource
-    /// version on, as far as the API server remembers. Then the watch tells again what the list has told, and also what
-    /// came and went between. What goes wrong on the way is logged, and mended by trying again: the stream neither fails
+    /// Each scope begins with a list, and goes on with a watch: from the list on, or from the first of the resource
+    /// versions of `since`, in rising order, that the API server still remembers. Then the watch tells again what the
+    /// list has told, and also what came and went between. What goes wrong on the way is logged, and mended by trying again: the stream neither fails
     /// nor ends.
-    fn events(&self, since: Option<ResourceVersion>) -> impl Stream<Item = PodEvent> + Send + 'static;
+    fn events(&self, since: Vec<ResourceVersion>) -> impl Stream<Item = PodEvent> + Send + 'static;
 
     /// Reads a pod as it is now. `None` when there is no pod of that name or it is another one by its uid.
     fn get(&self, pod: &PodId) -> impl Future<Output = Result<Option<Pod>, GetError>> + Send;

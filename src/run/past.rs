@@ -37,9 +37,9 @@ impl Past {
         Self { record, global: global.to_vec() }
     }
 
-    /// Where reading has to begin.
-    pub(super) fn since(&self) -> Option<ResourceVersion> {
-        self.found().map(Position::oldest)
+    /// Where reading has to begin, as far as that can be: the versions to try, in rising order.
+    pub(super) fn since(&self) -> Vec<ResourceVersion> {
+        self.found().map(Position::versions).unwrap_or_default()
     }
 
     /// Whether an endpoint has not had a change yet, as far as the record tells.

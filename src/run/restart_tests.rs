@@ -130,7 +130,7 @@ impl World {
             self.observe(What::Listed(pod(incarnation, version)));
         }
         self.observe(What::ListEnded(ResourceVersion(listed)));
-        let since = self.saved.as_ref().map_or(listed, |saved| saved.oldest().0);
+        let since = self.saved.as_ref().map_or(listed, |saved| saved.versions()[0].0);
         self.observe(What::Watching(ResourceVersion(since)));
         self.read = self.cluster.log.partition_point(|(version, _)| *version <= since);
     }

@@ -77,8 +77,8 @@ impl KubeSource {
 }
 
 impl PodSource for KubeSource {
-    fn events(&self, since: Option<ResourceVersion>) -> impl Stream<Item = PodEvent> + Send + 'static {
-        let readers = (0..self.scopes()).map(|scope| Box::new(Reader::new(self.api(scope), Scope(scope), since)));
+    fn events(&self, since: Vec<ResourceVersion>) -> impl Stream<Item = PodEvent> + Send + 'static {
+        let readers = (0..self.scopes()).map(|scope| Box::new(Reader::new(self.api(scope), Scope(scope), &since)));
         stream::select_all(readers.map(|reader| {
             Box::pin(stream::unfold(reader, async |mut reader| {
                 let event = reader.next().await;

@@ -158,6 +158,32 @@ async fn when_the_api_server_has_forgotten_only_what_changed_is_sent_and_the_spa
     assert_eq!(all_told(&receiver.requests()), ["added changed", "updated same"]);
 }
 
+/// One webhook has been down since before the API server began to remember; that costs the other one nothing.
+#[tokio::test]
+async fn a_webhook_that_is_far_behind_does_not_make_others_miss_deletes() {
+    let plane = ControlPlane::start().await.unwrap();
+    let namespace = plane.namespace("far-behind").await.unwrap();
+    let (up, down) = (Receiver::http().await.unwrap(), Receiver::http().await.unwrap());
+    down.down().await;
+    create(&plane.api().await, &namespace, &["a", "b"]).await;
+    let urls = [url(&up), url(&down), "--drain-timeout=100ms".to_owned()];
+    let mut first = replica(&plane.kubeconfig_admin(), &namespace, "one", &urls);
+    requests(&up, 2).await;
+    plane.forget_history().await.unwrap();
+    let api = plane.api().await;
+    create(&api, &namespace, &["deleted"]).await;
+    requests(&up, 3).await;
+    first.signal(Signal::Term);
+    assert_eq!(first.exit_code(LIMIT).await.unwrap(), Some(1), "something is left");
+    up.clear();
+    api.delete_pod(&namespace, "deleted").await.unwrap();
+    let mut second = replica(&plane.kubeconfig_admin(), &namespace, "two", &urls);
+    requests(&up, 1).await;
+    second.signal(Signal::Term);
+    second.wait(LIMIT).await.unwrap();
+    assert_eq!(all_told(&up.requests()), ["deleted deleted"]);
+}
+
 #[tokio::test]
 async fn a_position_that_is_newer_than_the_cluster_or_of_other_pods_is_refused() {
     let plane = ControlPlane::shared().await;
@@ -276,6 +302,7 @@ async fn a_lease_that_is_handed_over_is_taken_within_three_seconds() {
     let released = tokio::time::Instant::now();
     leads(&second).await;
     assert!(released.elapsed() < Duration::from_secs(3), "{:?}", released.elapsed());
+    listed(&second).await;
     api.set_phase(&namespace, "a", "Running").await.unwrap();
     requests(&receiver, 3).await;
     stop(second).await;

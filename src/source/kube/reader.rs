@@ -56,8 +56,8 @@ pub(super) struct Reader {
     refusals: u32,
     /// So often the API server had forgotten the version, with no watch between that lasted.
     gone: u32,
-    /// From here on everything is to be told, once the first list is complete.
-    since: Option<ResourceVersion>,
+    /// From the first of these that is remembered everything is to be told, once the first list is complete.
+    since: VecDeque<ResourceVersion>,
     /// The version of the last complete list.
     listed: ResourceVersion,
     /// What is to be told before anything else is read.
@@ -100,8 +100,9 @@ impl Watch {
 }
 
 impl Reader {
-    /// Begins with a list; the watch after it begins at `since`.
-    pub(super) fn new(api: Api, scope: Scope, since: Option<ResourceVersion>) -> Self {
+    /// Begins with a list; the watch after it begins at the first of `since` that the API server remembers.
+    pub(super) fn new(api: Api, scope: Scope, since: &[ResourceVersion]) -> Self {
+        let since = since.iter().copied().collect();
         let (listed, told) = (ResourceVersion::default(), VecDeque::new());
         let state = State::Listing;
         Self { api, scope, state, streams: true, failures: 0, refusals: 0, gone: 0, since, listed, told }
@@ -192,7 +193,13 @@ impl Reader {
     fn list_ended(&mut self, version: ResourceVersion) -> ResourceVersion {
         self.listed = version;
         self.told.push_back(What::ListEnded(version));
-        self.since.take().map_or(version, |since| since.min(version))
+        self.next_since()
+    }
+
+    /// Where a watch is to begin when it can begin at none of the versions before.
+    fn next_since(&mut self) -> ResourceVersion {
+        let listed = self.listed;
+        self.since.pop_front().filter(|since| *since < listed).unwrap_or(listed)
     }
 
     /// Takes in a line of a watch.
@@ -257,9 +264,10 @@ impl Reader {
             && forgotten
             && after < self.listed
         {
-            // What the list has told needs no other: only what came and went before it is lost.
-            self.told.push_back(What::Forgotten { after, until: self.listed });
-            self.state = State::Resuming(self.listed);
+            // What is there is known from the list: only what came and went before it is lost.
+            let until = self.next_since();
+            self.told.push_back(What::Forgotten { after, until });
+            self.state = State::Resuming(until);
             self.refusals = 0;
             return;
         }
