@@ -1,5 +1,5 @@
 //! What k8vent costs: `cargo bench`, or `cargo bench -- NAME…` for some of the measurements. Options are passed on to
-//! k8vent: `cargo bench -- paced --lease=default/bench`.
+//! k8vent: `cargo bench --bench delivery -- paced --lease=default/bench`.
 //!
 //! The real binary, as released, reads a real API server (but for the saturation, which no API server provides) and
 //! posts to a receiver on loopback. Only the process of k8vent is measured. `K8VENT_STATIC_BINARY` names another binary to
