@@ -83,6 +83,11 @@ pub struct Options {
     #[argh(option, arg_name = "lease")]
     pub lease: Option<String>,
 
+    /// name of this replica in the Lease, which no other replica may have; one that is started again under its name need
+    /// not wait for its own Lease to expire [default: the host's name and a random number] [K8VENT_IDENTITY]
+    #[argh(option, arg_name = "name")]
+    pub identity: Option<String>,
+
     /// address to serve /livez, /readyz, /metrics and /status on, like 0.0.0.0:8080 [default: none] [K8VENT_LISTEN]
     #[argh(option, arg_name = "address")]
     pub listen: Option<String>,
@@ -193,7 +198,7 @@ mod tests {
 
     #[test]
     fn both_forms_work_for_every_option() {
-        const OPTIONS: [&str; 20] = [
+        const OPTIONS: [&str; 21] = [
             "url",
             "namespace",
             "label-selector",
@@ -208,6 +213,7 @@ mod tests {
             "give-up-after",
             "drain-timeout",
             "lease",
+            "identity",
             "listen",
             "log-level",
             "log-format",

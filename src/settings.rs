@@ -45,6 +45,8 @@ pub struct Settings {
     pub drain_timeout: Duration,
     /// The Lease that elects the replica that sends.
     pub lease: Option<LeaseSettings>,
+    /// The name of this replica in the Lease; without, a new one.
+    pub identity: Option<String>,
     /// Where to serve probes and metrics.
     pub listen: Option<SocketAddr>,
     /// How to log.
@@ -229,6 +231,7 @@ impl Settings {
                 duration,
             )?,
             lease: given.optional(options.lease, "lease", "K8VENT_LEASE", LEASE, lease)?,
+            identity: given.text(options.identity, "identity", "K8VENT_IDENTITY").map(|(_, v)| v),
             listen: given.optional(options.listen, "listen", "K8VENT_LISTEN", ADDRESS, address)?,
             log: LogSettings {
                 level: given.parsed(

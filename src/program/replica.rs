@@ -38,7 +38,8 @@ impl<Sink: WebhookSink> Replica<'_, Sink> {
         };
         let client = self.source.client();
         let namespace = namespace.clone().unwrap_or_else(|| client.default_namespace().to_owned());
-        let candidate = Candidate::new(client, &namespace, name, identity());
+        let identity = self.settings.identity.clone().unwrap_or_else(new_identity);
+        let candidate = Candidate::new(client, &namespace, name, identity);
         let lease = format!("{namespace}/{name}");
         loop {
             self.shared.health.standby(true);
@@ -101,14 +102,8 @@ fn found(text: Option<&str>, selection: Digest) -> Option<Position> {
     }
 }
 
-/// A name that no other process has, and that tells a reader of the Lease which pod it is.
-///
-/// In a pod it is the pod's name, which no other pod has: a container that is started again takes the lease back at once,
-/// because the kubelet has seen the one before it end.
-fn identity() -> String {
+/// A name that no other process has.
+fn new_identity() -> String {
     let host = env::var("HOSTNAME").unwrap_or_else(|_| "k8vent".to_owned());
-    if env::var_os("KUBERNETES_SERVICE_HOST").is_some() {
-        return host;
-    }
     format!("{host}_{:016x}", fastrand::u64(..))
 }

@@ -56,6 +56,7 @@ fn every_option_is_a_variable_too_and_the_flag_wins() {
         ("drain-timeout", "K8VENT_DRAIN_TIMEOUT", "77s", "88s"),
         ("listen", "K8VENT_LISTEN", "127.0.0.1:77", "127.0.0.1:88"),
         ("lease", "K8VENT_LEASE", "one", "other/two"),
+        ("identity", "K8VENT_IDENTITY", "this", "that"),
         ("log-level", "K8VENT_LOG_LEVEL", "error", "debug"),
         ("log-format", "K8VENT_LOG_FORMAT", "json", "text"),
         ("kubeconfig", "K8VENT_KUBECONFIG", "/variable", "/flag"),

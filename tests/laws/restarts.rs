@@ -12,7 +12,7 @@ fn replica(kubeconfig: &Path, namespace: &str, pod: &str, urls: &[String]) -> Pr
     let lease = format!("--lease={namespace}/k8vent");
     let mut args = vec!["--namespace", namespace, &lease];
     args.extend(urls.iter().map(String::as_str));
-    start_with(kubeconfig, &args, &[("HOSTNAME", pod), ("KUBERNETES_SERVICE_HOST", "in-a-pod")])
+    start_with(kubeconfig, &args, &[("K8VENT_IDENTITY", pod)])
 }
 
 fn url(receiver: &Receiver) -> String {
@@ -360,6 +360,26 @@ async fn while_the_lease_cannot_be_renewed_nothing_is_sent_and_then_everything()
     k8vent.stderr().wait_for(LIMIT, |_| (again() > before + 5).then_some(())).await.unwrap();
     assert_eq!(receiver.connections(), connections, "nothing is sent while somebody else may have the lease");
     plane.start_apiserver().await.unwrap();
+    requests(&receiver, 2).await;
+    stop(k8vent).await;
+    assert_eq!(all_told(&receiver.requests()), ["added a", "updated a"]);
+}
+
+#[tokio::test]
+async fn a_lease_that_is_deleted_or_spoilt_is_written_again() {
+    let plane = ControlPlane::shared().await;
+    let namespace = plane.namespace("spoilt").await.unwrap();
+    let (api, receiver) = (plane.api().await, Receiver::http().await.unwrap());
+    create(&api, &namespace, &["a"]).await;
+    let k8vent = replica(&plane.kubeconfig_admin(), &namespace, "one", &[url(&receiver)]);
+    requests(&receiver, 1).await;
+    let before = position(plane, &namespace, |_| true).await;
+    plane.kubectl(&["delete", "lease", "k8vent", "-n", &namespace]).await.unwrap();
+    assert_eq!(position(plane, &namespace, |_| true).await["endpoints"], before["endpoints"]);
+    let spoilt = r#"{"metadata":{"annotations":{"k8vent.atomist.com/position":"spoilt"}},"spec":{"renewTime":null}}"#;
+    plane.kubectl(&["patch", "lease", "k8vent", "-n", &namespace, "--type=merge", "-p", spoilt]).await.unwrap();
+    position(plane, &namespace, |_| true).await;
+    api.set_phase(&namespace, "a", "Running").await.unwrap();
     requests(&receiver, 2).await;
     stop(k8vent).await;
     assert_eq!(all_told(&receiver.requests()), ["added a", "updated a"]);
