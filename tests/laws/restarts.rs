@@ -1,6 +1,10 @@
 //! Restarts and several replicas, by a Lease: nothing is lost, and almost nothing is sent again.
 
-use std::{collections::BTreeMap, path::Path, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    time::Duration,
+};
 
 use k8vent_harness::{Api, ControlPlane, Process, Receiver, manifest, process::Signal, receiver::Received};
 use serde_json::Value;
@@ -43,14 +47,24 @@ async fn position(plane: &ControlPlane, namespace: &str, fits: impl Fn(&Value) -
     }
 }
 
+/// The version that a position has for its only endpoint.
+fn ended(position: &Value) -> u64 {
+    let version = position["endpoints"].as_object().unwrap().values().next().unwrap();
+    version.as_str().unwrap().parse().unwrap()
+}
+
+/// The version of the state that a request tells; a delete is newer than all of them.
+fn version(request: &Received) -> u64 {
+    let id = request.header("ce-id").unwrap();
+    id.rsplit('.').next().unwrap().parse().unwrap_or(u64::MAX)
+}
+
 /// The version of the last request about each pod; an older one after a newer one fails.
 fn last_versions(requests: &[Received]) -> BTreeMap<String, u64> {
     let mut last = BTreeMap::new();
     for request in requests {
-        let id = request.header("ce-id").unwrap();
-        let version = id.rsplit('.').next().unwrap().parse().unwrap_or(u64::MAX);
-        let before = last.insert(name(request), version);
-        assert!(before.is_none_or(|before| before <= version), "{id} after version {before:?}");
+        let before = last.insert(name(request), version(request));
+        assert!(before.is_none_or(|before| before <= version(request)), "{request} after version {before:?}");
     }
     last
 }
@@ -265,12 +279,15 @@ async fn kills_under_load_lose_no_last_state_and_repeat_no_pod_that_did_not_chan
 
     let (stop_changes, until) = tokio::sync::oneshot::channel();
     let changes = keep_changing(&api, &namespace, 20, until);
+    let mut killed = Vec::new();
     let kills = async {
         for _ in 0..10 {
             let seen = receiver.count();
             receiver.wait_for_count(LIMIT, seen + 50).await.unwrap();
+            let saved = ended(&position(plane, &namespace, |_| true).await);
             k8vent.signal(Signal::Kill);
             k8vent.wait(LIMIT).await.unwrap();
+            killed.push((saved, receiver.requests().len()));
             k8vent = replica(&plane.kubeconfig_admin(), &namespace, "one", &[url(&receiver)]);
         }
         stop_changes.send(()).unwrap();
@@ -278,6 +295,14 @@ async fn kills_under_load_lose_no_last_state_and_repeat_no_pod_that_did_not_chan
     tokio::join!(changes, kills);
     caught_up(&receiver, &versions(&api, &namespace).await).await;
     stop(k8vent).await;
+    for (saved, count) in killed {
+        let requests = receiver.requests();
+        let (before, after) = requests.split_at(count);
+        let before: BTreeSet<_> = before.iter().filter_map(|request| request.header("ce-id")).collect();
+        let again =
+            |request: &&Received| before.contains(request.header("ce-id").unwrap()) && version(request) <= saved;
+        assert_eq!(after.iter().filter(again).count(), 0, "nothing is repeated that was in the position {saved}");
+    }
     let idle = receiver.requests().iter().filter(|request| name(request).starts_with("idle-")).count();
     assert_eq!(idle, 20, "each pod that did not change was sent once");
 }
