@@ -226,6 +226,7 @@ impl Held<'_> {
     /// taken it meanwhile.
     pub async fn keep(&mut self, fence: &Fence, positions: &watch::Receiver<Option<Position>>, metrics: &Metrics) {
         let mut pause = RENEW;
+        let mut was_told = String::new();
         loop {
             sleep(pause).await;
             // Not borrowed while the request is under way: the next position has to be told in the meantime.
@@ -234,12 +235,20 @@ impl Held<'_> {
                 Ok(true) => {
                     fence.extend(self.renewed + MAY_SEND);
                     metrics.saves.inc_by(position.is_some().into());
+                    if !std::mem::take(&mut was_told).is_empty() {
+                        tracing::info!(lease = self.candidate.name, "lease renewed again");
+                    }
                     pause = RENEW;
                 }
                 Ok(false) => break,
+                // The same fault once, not every second.
                 Err(error) => {
-                    let until = if fence.is_open() { "still open" } else { "closed: nothing is sent" };
-                    tracing::warn!(fence = until, error = %Chain(&error), "cannot renew the lease");
+                    let sending = if fence.is_open() { "goes on for now" } else { "paused" };
+                    let told = format!("{sending}: {}", Chain(&error));
+                    if told != was_told {
+                        tracing::warn!(lease = self.candidate.name, sending, error = %Chain(&error), "cannot renew the lease");
+                        was_told = told;
+                    }
                     pause = LOOK;
                 }
             }

@@ -376,13 +376,13 @@ async fn while_the_lease_cannot_be_renewed_nothing_is_sent_and_then_everything()
     let failed = |log: &Value| log["message"].as_str().is_some_and(|message| message.starts_with("attempt failed"));
     k8vent.wait_for_log(LIMIT, failed).await.unwrap_or_else(|late| panic!("{late}"));
     plane.stop_apiserver().await;
-    let closed = |log: &Value| log["fence"].as_str().is_some_and(|fence| fence.starts_with("closed"));
-    k8vent.wait_for_log(LIMIT, closed).await.unwrap_or_else(|late| panic!("{late}"));
+    k8vent.wait_for_log(LIMIT, |log| log["sending"] == "paused").await.unwrap_or_else(|late| panic!("{late}"));
     receiver.up().await.unwrap();
     let connections = receiver.connections();
-    let again = || k8vent.logs().iter().filter(|log| closed(log)).count();
-    let before = again();
-    k8vent.stderr().wait_for(LIMIT, |_| (again() > before + 5).then_some(())).await.unwrap();
+    // Long enough for many attempts: these come with the same backoff.
+    let tries = || k8vent.logs().iter().filter(|log| log["message"] == "cannot read pods").count();
+    let before = tries();
+    k8vent.stderr().wait_for(LIMIT, |_| (tries() > before).then_some(())).await.unwrap();
     assert_eq!(receiver.connections(), connections, "nothing is sent while somebody else may have the lease");
     plane.start_apiserver().await.unwrap();
     requests(&receiver, 2).await;
