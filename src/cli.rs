@@ -88,6 +88,11 @@ pub struct Options {
     #[argh(option, arg_name = "name")]
     pub identity: Option<String>,
 
+    /// folder in which to keep, for the next start, which pods are known and what waits; made if it is not there, for one
+    /// process only [default: none] [K8VENT_STATE_DIR]
+    #[argh(option, arg_name = "folder")]
+    pub state_dir: Option<String>,
+
     /// address to serve /livez, /readyz, /metrics and /status on, like 0.0.0.0:8080 [default: none] [K8VENT_LISTEN]
     #[argh(option, arg_name = "address")]
     pub listen: Option<String>,
@@ -198,7 +203,7 @@ mod tests {
 
     #[test]
     fn both_forms_work_for_every_option() {
-        const OPTIONS: [&str; 21] = [
+        const OPTIONS: [&str; 22] = [
             "url",
             "namespace",
             "label-selector",
@@ -214,6 +219,7 @@ mod tests {
             "drain-timeout",
             "lease",
             "identity",
+            "state-dir",
             "listen",
             "log-level",
             "log-format",

@@ -6,9 +6,11 @@ use bytes::Bytes;
 use jiff::Timestamp;
 
 use crate::{
+    digest::Digest,
     pod::{PodId, ResourceVersion},
     registry::{Change, Kind},
     route::Origin,
+    store::Due,
 };
 
 /// One state on its way to one endpoint. Its bytes are shared with the state's other deliveries.
@@ -26,9 +28,11 @@ pub struct Delivery {
     pub read_at: Timestamp,
     /// Who named the endpoint.
     pub origin: Origin,
+    /// The text of the state's [annotation](crate::pod::ANNOTATION).
+    pub annotation: Option<Arc<str>>,
     /// The `env` of the body, as JSON.
     pub env: Arc<str>,
-    /// The body to POST; `None` after it was given up for memory.
+    /// The body to POST; `None` after it was given up for memory, and where it was never at hand.
     pub body: Option<Bytes>,
 }
 
@@ -43,9 +47,25 @@ impl Delivery {
             since: *since,
             kind: *kind,
             read_at,
+            annotation: pod.annotation.clone(),
             origin: route.origin,
             env: route.env.clone(),
-            body: Some(body(&pod.json, &route.env)),
+            body: (!pod.json.is_empty()).then(|| body(&pod.json, &route.env)),
+        }
+    }
+
+    /// What is kept of it beyond the process.
+    #[must_use]
+    pub fn due(&self, endpoint: Digest) -> Due {
+        let Self { pod, version, since, kind, read_at, annotation, .. } = self;
+        Due {
+            pod: pod.clone(),
+            endpoint,
+            version: *version,
+            since: *since,
+            kind: *kind,
+            read_at: *read_at,
+            annotation: annotation.clone(),
         }
     }
 

@@ -25,6 +25,12 @@ impl Digest {
     }
 }
 
+impl From<Digest> for u64 {
+    fn from(Digest(number): Digest) -> Self {
+        number
+    }
+}
+
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:016x}", self.0)

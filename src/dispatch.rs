@@ -11,7 +11,7 @@ use crate::{
     delivery::Delivery,
     endpoint::Endpoint,
     metrics::Metrics,
-    pod::ResourceVersion,
+    pod::{PodId, ResourceVersion},
     queue::{Budget, Lent, Queue, Settled, Settling},
     route::Origin,
     status::Line,
@@ -130,19 +130,28 @@ impl Dispatcher {
         self.forget_if_idle(&endpoint);
     }
 
-    /// Gives up what has waited for too long by `now`.
-    pub fn give_up(&mut self, now: Instant) {
-        let Some(deadline) = now.checked_sub(self.limits.give_up_after) else { return };
+    /// Gives up what has waited for too long by `now`, and tells of which pods and for which endpoints.
+    pub fn give_up(&mut self, now: Instant) -> Vec<(PodId, Endpoint)> {
+        let mut given_up = Vec::new();
+        let Some(deadline) = now.checked_sub(self.limits.give_up_after) else { return given_up };
         let endpoints: Vec<_> = self.queues.keys().cloned().collect();
         for endpoint in endpoints {
             let Some(entry) = self.queues.get_mut(&endpoint) else { continue };
             for Delivery { pod, version, kind, .. } in entry.queue.give_up(deadline, &mut self.budget) {
                 let kind = kind.as_str();
                 tracing::error!(%endpoint, %pod, %version, kind, "given up: it waited longer than --give-up-after");
+                given_up.push((pod, endpoint.clone()));
             }
             self.reschedule(&endpoint);
             self.forget_if_idle(&endpoint);
         }
+        given_up
+    }
+
+    /// What an endpoint has not had of a pod.
+    #[must_use]
+    pub fn due(&self, endpoint: &Endpoint, pod: &PodId) -> Option<Delivery> {
+        self.queues.get(endpoint)?.queue.due(pod)
     }
 
     /// What an operator sees of each endpoint.

@@ -26,7 +26,7 @@ use tokio::{
     time::{Instant, error::Elapsed, sleep, timeout},
 };
 
-use crate::{chain::Chain, fence::Fence, health::Health, metrics::Metrics, position::Position};
+use crate::{chain::Chain, fence::Fence, health::Health, metrics::Metrics, position::Position, run::Term};
 
 /// How long the others wait after the last renewal before they take the lease.
 pub const DURATION: Duration = Duration::from_secs(15);
@@ -213,6 +213,17 @@ fn has_expired(spec: &LeaseSpec, unchanged: Duration, now: Timestamp) -> bool {
 }
 
 impl Held<'_> {
+    /// A name for the time for which the lease is held. A lease that was deleted and made again begins to count anew, and
+    /// is told apart by its uid.
+    #[must_use]
+    pub fn term(&self) -> Term {
+        let Self { lease: Lease { metadata, spec }, .. } = self;
+        let uid = metadata.uid.as_deref().unwrap_or_default();
+        let transitions = spec.as_ref().and_then(|spec| spec.lease_transitions).unwrap_or_default();
+        let name = |transitions: i32| format!("{uid}/{transitions}");
+        Term { own: name(transitions), before: transitions.checked_sub(1).filter(|before| *before >= 0).map(name) }
+    }
+
     /// The position that the last holder left, as text.
     #[must_use]
     pub fn position(&self) -> Option<&str> {

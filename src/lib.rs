@@ -36,6 +36,7 @@ pub mod delivery;
 pub mod dispatch;
 
 pub mod position;
+pub mod store;
 
 mod queue;
 

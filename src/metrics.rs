@@ -39,6 +39,10 @@ pub struct Metrics {
     pub seen: Gauge,
     /// Positions written to the Lease.
     pub saves: Counter,
+    /// Bytes that `--state-dir` takes on disk.
+    pub store_bytes: Gauge,
+    /// So often `--state-dir` could not be read or written.
+    pub store_errors: Counter,
     position: Family<To, Gauge>,
     states: StateFamilies,
     attempts: Family<Attempted, Counter>,
@@ -165,6 +169,8 @@ impl Metrics {
         r.register("seen_resource_version", "Up to where everything was read", self.seen.clone());
         r.register("position_resource_version", "Up to where everything has ended", self.position.clone());
         r.register("position_saves", "Positions written to the Lease", self.saves.clone());
+        r.register_with_unit("store", "What the state directory takes on disk", Unit::Bytes, self.store_bytes.clone());
+        r.register("store_errors", "Failures to read or write the state directory", self.store_errors.clone());
         r.register("last_progress_timestamp", "When the API server last told something", self.last_progress.clone());
         r.register_with_unit("queue", "Bodies that wait", Unit::Bytes, self.queue_bytes.clone());
         r.register("states_offered", "States offered to the endpoint", self.states.offered.clone());

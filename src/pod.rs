@@ -6,7 +6,7 @@
 use std::{borrow::Borrow, borrow::Cow, fmt, hash, sync::Arc};
 
 use bytes::Bytes;
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
 /// The annotation by which a pod names its own webhooks.
@@ -16,7 +16,7 @@ pub const ANNOTATION: &str = "atomist.com/k8vent";
 ///
 /// A decimal number, and a greater one is newer: promised by the Kubernetes API conventions since 1.35, and true of
 /// servers on etcd before.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ResourceVersion(pub u64);
 
 impl ResourceVersion {
@@ -34,7 +34,8 @@ impl fmt::Display for ResourceVersion {
 }
 
 /// Which pod it is: cheap to clone, equal by uid, because a name is used again by pods that follow each other.
-#[derive(Clone)]
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(into = "(String, String, String)", from = "(String, String, String)")]
 pub struct PodId(Arc<Identity>);
 
 struct Identity {
@@ -72,6 +73,18 @@ impl PodId {
     #[must_use]
     pub fn api_path(&self) -> String {
         format!("/api/v1/namespaces/{}/pods/{}", self.namespace(), self.name())
+    }
+}
+
+impl From<PodId> for (String, String, String) {
+    fn from(id: PodId) -> Self {
+        (id.uid().to_owned(), id.namespace().to_owned(), id.name().to_owned())
+    }
+}
+
+impl From<(String, String, String)> for PodId {
+    fn from((uid, namespace, name): (String, String, String)) -> Self {
+        Self::new(&uid, &namespace, &name)
     }
 }
 
@@ -115,7 +128,7 @@ pub struct Pod {
     /// Which version of it.
     pub version: ResourceVersion,
     /// The text of its [`ANNOTATION`], if it has one.
-    pub annotation: Option<Box<str>>,
+    pub annotation: Option<Arc<str>>,
     /// Its JSON as `kubectl get pod POD -o json` shows it: the API server's own with `apiVersion` and `kind` present
     /// and `metadata.managedFields` cut out.
     pub json: Bytes,

@@ -38,6 +38,7 @@ use crate::{
     settings::{LogSettings, Settings, Variables},
     sink::{WebhookSink, hyper::HyperSink, print::PrintSink},
     source::kube::KubeSource,
+    store::{OpenError, Store},
 };
 
 mod replica;
@@ -54,6 +55,12 @@ enum Failure {
     /// Exit code 1, and the log has said why.
     #[error("failed while running")]
     Logged,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum AskedError {
+    #[error("--state-dir")]
+    StateDir(#[source] OpenError),
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -175,6 +182,7 @@ async fn watch(mut settings: Settings) -> Result<(), Failure> {
     if settings.dry_run {
         // Nothing is delivered: neither may that be recorded, nor may it keep others from delivering.
         settings.lease = None;
+        settings.state_dir = None;
     }
     let fence = if settings.lease.is_some() { Fence::closed() } else { Fence::open() };
     if settings.dry_run {
@@ -186,6 +194,8 @@ async fn watch(mut settings: Settings) -> Result<(), Failure> {
 
 async fn watch_into(sink: &impl WebhookSink, settings: Settings, fence: Fence) -> Result<(), Failure> {
     let source = KubeSource::new(settings.cluster.clone()).await.map_err(asked)?;
+    let store = settings.state_dir.as_deref().map(Store::open).transpose();
+    let store = store.map_err(|error| asked(AskedError::StateDir(error)))?;
     let shared = Shared::new(Instant::now());
     let mut tasks: JoinSet<Infallible> = JoinSet::new();
     if let Some(address) = settings.listen {
@@ -195,11 +205,16 @@ async fn watch_into(sink: &impl WebhookSink, settings: Settings, fence: Fence) -
     }
     let stop = pin!(signals().map_err(|error| ran(RunError::Signals(error)))?);
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "starting");
-    let replica = Replica { source, sink, settings, fence, shared };
+    let replica = Replica { source, sink, settings, store: store.clone(), fence, shared };
     let ended = tokio::select! {
         ended = replica.run(stop) => ended,
         Some(_) = tasks.join_next() => return Err(ran(RunError::EndedEarly("serves --listen"))),
     };
+    if let Some(store) = store
+        && store.close().await.is_err()
+    {
+        tracing::warn!("the state directory takes too long to close: the next start has more to check");
+    }
     match ended {
         Ended::Drained | Ended::HandedOver => {
             tracing::info!("drained");

@@ -35,8 +35,7 @@ pub(crate) struct Queue {
 #[derive(Debug, Default)]
 struct Slot {
     waiting: Option<Waiting>,
-    /// Since when the endpoint has to be told what is in flight.
-    in_flight: Option<ResourceVersion>,
+    in_flight: Option<Delivery>,
 }
 
 #[derive(Debug)]
@@ -45,6 +44,12 @@ struct Waiting {
     offered: Instant,
     failures: u32,
     turn: Turn,
+}
+
+impl Slot {
+    fn deliveries(&self) -> impl Iterator<Item = &Delivery> {
+        self.in_flight.iter().chain(self.waiting.as_ref().map(|waiting| &waiting.delivery))
+    }
 }
 
 /// An attempt to be made; [`Queue::settle`] takes it back.
@@ -114,8 +119,15 @@ impl Queue {
 
     /// The version up to which everything has ended; `None` while nothing waits and nothing is in flight.
     pub(crate) fn ended(&self) -> Option<ResourceVersion> {
-        let since = |slot: &Slot| [slot.in_flight, slot.waiting.as_ref().map(|waiting| waiting.delivery.since)];
-        self.pods.values().flat_map(since).flatten().min()
+        self.pods.values().flat_map(Slot::deliveries).map(|delivery| delivery.since).min()
+    }
+
+    /// What the endpoint has not had of a pod.
+    pub(crate) fn due(&self, pod: &PodId) -> Option<Delivery> {
+        let Slot { in_flight, waiting } = self.pods.get(pod)?;
+        let Some(Waiting { delivery, .. }) = waiting else { return in_flight.clone() };
+        let kind = in_flight.as_ref().map_or(delivery.kind, |earlier| unseen(earlier.kind, delivery.kind));
+        Some(Delivery { kind, ..delivery.clone() })
     }
 
     /// Since when the oldest of what waits has waited.
@@ -172,7 +184,7 @@ impl Queue {
         let slot = self.pods.get_mut(&pod)?;
         let Waiting { delivery, offered, failures, .. } = slot.waiting.take()?;
         budget.release(&delivery);
-        slot.in_flight = Some(delivery.since);
+        slot.in_flight = Some(delivery.clone());
         self.in_flight += 1;
         self.series.started();
         Some(Lent { delivery, offered, failures })

@@ -4,14 +4,19 @@
 
 use std::{collections::HashMap, sync::Arc};
 
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
 use crate::{
     pod::{Pod, PodId, ResourceVersion, Unreadable},
     route::{Route, Router},
     source::{PodEvent, Scope, What},
+    store,
 };
 
 /// What a state is to those who have followed the pod.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Kind {
     /// The pod was not known before.
     Added,
@@ -38,7 +43,7 @@ impl Kind {
 pub struct Change {
     /// What it is to those who have followed the pod.
     pub kind: Kind,
-    /// The state. Of a deleted pod, the JSON is already the one to send.
+    /// The state. Of a deleted pod, the JSON is already the one to send; it is empty where the delete was missed.
     pub pod: Pod,
     /// Where it goes.
     pub route: Arc<Route>,
@@ -63,7 +68,7 @@ struct Known {
     scope: Scope,
     /// The last list of the scope, or any watch since, that held the pod.
     list: u32,
-    annotation: Option<Box<str>>,
+    annotation: Option<Arc<str>>,
     route: Arc<Route>,
 }
 
@@ -72,10 +77,32 @@ struct List {
     number: u32,
     /// The version of the last complete list.
     complete: Option<ResourceVersion>,
-    /// Up to where the watch has told everything.
+    /// Up to where the watch tells everything, from where it began.
     seen: ResourceVersion,
+    /// Up to where everything has ever been told.
+    told: ResourceVersion,
+    /// The watch began where everything before had been told: what it tells adds to that.
+    goes_on: bool,
     /// An item could not be told from any other: what is missing cannot be known.
     blurred: bool,
+}
+
+impl List {
+    /// Whether the watch tells of a time after the list.
+    fn is_caught_up(&self) -> bool {
+        self.complete.is_some_and(|complete| self.seen >= complete)
+    }
+
+    fn is_older_than_list(&self, version: ResourceVersion) -> bool {
+        self.complete.is_some_and(|complete| version <= complete)
+    }
+
+    fn seen_up_to(&mut self, version: ResourceVersion) {
+        self.seen = version;
+        if self.goes_on || self.is_caught_up() {
+            self.told = self.told.max(version);
+        }
+    }
 }
 
 impl Registry {
@@ -107,12 +134,44 @@ impl Registry {
     /// the time before its list.
     #[must_use]
     pub fn seen(&self, scopes: usize) -> Option<ResourceVersion> {
-        let is_caught_up = |list: &&List| list.complete.is_some_and(|complete| list.seen >= complete);
-        let seen = self.lists.values().filter(is_caught_up).map(|list| list.seen);
+        let seen = self.lists.values().filter(|list| list.is_caught_up()).map(|list| list.seen);
         if seen.clone().count() == scopes { seen.min() } else { None }
     }
 
-    /// Takes in an event and gives what it changes: nothing, one state, or at the end of a list each delete that was
+    /// The version up to which everything has ever been told in each of `scopes` scopes; `None` before that of the first
+    /// list has. Unlike [`Registry::seen`], it stays while a list is read anew.
+    #[must_use]
+    pub fn told(&self, scopes: usize) -> Option<Vec<ResourceVersion>> {
+        let told = |scope| self.lists.get(&Scope(scope)).map(|list| list.told).filter(|told| told.0 > 0);
+        (0..scopes).map(told).collect()
+    }
+
+    /// What is kept of a pod beyond the process; `None` when it is not known.
+    #[must_use]
+    pub fn known(&self, pod: &PodId) -> Option<store::Known> {
+        let (id, Known { version, scope, annotation, .. }) = self.known.get_key_value(pod.uid())?;
+        Some(store::Known { id: id.clone(), version: *version, scope: *scope, annotation: annotation.clone() })
+    }
+
+    /// Where a pod with this annotation goes.
+    #[must_use]
+    pub fn route(&self, pod: &PodId, annotation: Option<&str>) -> Arc<Route> {
+        self.router.route(pod, annotation)
+    }
+
+    /// Knows what was known before this start, when everything had been told up to the versions of `told`, one for each
+    /// scope.
+    pub fn remember(&mut self, pods: Vec<store::Known>, told: &[ResourceVersion]) {
+        for store::Known { id, version, scope, annotation } in pods {
+            let route = self.router.route(&id, annotation.as_deref());
+            self.known.insert(id, Known { version, scope, list: 0, annotation, route });
+        }
+        for (scope, told) in told.iter().enumerate() {
+            self.lists.insert(Scope(scope), List { told: *told, seen: *told, ..List::default() });
+        }
+    }
+
+    /// Takes in an event and gives what it changes: nothing, one state, or at the begin of a watch each delete that was
     /// missed.
     pub fn observe(&mut self, event: PodEvent) -> Vec<Change> {
         let scope = event.scope;
@@ -124,43 +183,37 @@ impl Registry {
                 Vec::new()
             }
             What::Listed(pod) => self.present(scope, pod).into_iter().collect(),
-            What::Changed(pod) => {
-                let list = self.told_up_to(scope, pod.version);
-                // The watch begins before the list. What changed before it and is not in it is gone: the delete follows.
-                let is_older = list.complete.is_some_and(|complete| pod.version <= complete);
-                let newest = self.known.get(pod.id.uid()).map(|known| known.version);
-                match newest {
-                    None if is_older => Vec::new(),
-                    Some(known) if pod.version <= known => Vec::new(),
-                    _ => self.present(scope, pod).into_iter().collect(),
-                }
+            What::Changed(pod) => self.changed(scope, pod).into_iter().collect(),
+            What::Deleted(pod) => self.gone(scope, pod).into_iter().collect(),
+            What::ListEnded(version) => {
+                self.list_ended(scope, version);
+                Vec::new()
             }
-            What::Deleted(pod) => {
-                let list = self.told_up_to(scope, pod.version);
-                let past = list.complete.is_some_and(|complete| pod.version <= complete);
-                self.gone(pod, past).into_iter().collect()
-            }
-            What::ListEnded(version) => self.list_ended(scope, version),
             What::Unreadable(unreadable) => {
                 self.unreadable(scope, &unreadable);
                 Vec::new()
             }
             What::Forgotten { .. } => Vec::new(),
-            What::Watching(version) => {
-                self.lists.entry(scope).or_default().seen = version;
-                Vec::new()
-            }
+            What::Watching(version) => self.watching(scope, version),
             What::Bookmark(version) => {
-                self.told_up_to(scope, version);
+                let list = self.lists.entry(scope).or_default();
+                list.seen_up_to(list.seen.max(version));
                 Vec::new()
             }
         }
     }
 
-    fn told_up_to(&mut self, scope: Scope, version: ResourceVersion) -> &List {
+    fn changed(&mut self, scope: Scope, pod: Pod) -> Option<Change> {
         let list = self.lists.entry(scope).or_default();
-        list.seen = list.seen.max(version);
-        list
+        list.seen_up_to(list.seen.max(pod.version));
+        let (number, is_older) = (list.number, list.is_older_than_list(pod.version));
+        match self.known.get(pod.id.uid()) {
+            // The watch begins before the list. What changed before it and is not in it is gone: the delete follows.
+            None if is_older => None,
+            Some(known) if is_older && known.list != number => None,
+            Some(known) if pod.version <= known.version => None,
+            _ => self.present(scope, pod),
+        }
     }
 
     /// Knows no pod any more.
@@ -172,7 +225,7 @@ impl Registry {
     fn present(&mut self, scope: Scope, pod: Pod) -> Option<Change> {
         let list = self.lists.entry(scope).or_default().number;
         let Some((id, known)) = self.known.get_key_value(pod.id.uid()) else {
-            let route = self.router.route(&pod);
+            let route = self.router.route(&pod.id, pod.annotation.as_deref());
             let annotation = pod.annotation.clone();
             self.known
                 .insert(pod.id.clone(), Known { version: pod.version, scope, list, annotation, route: route.clone() });
@@ -189,44 +242,58 @@ impl Registry {
         }
         known.version = pod.version;
         if known.annotation != pod.annotation {
-            known.route = self.router.route(&pod);
+            known.route = self.router.route(&pod.id, pod.annotation.as_deref());
             known.annotation.clone_from(&pod.annotation);
         }
         let route = known.route.clone();
         Some(Change { kind: Kind::Updated, since: pod.version.before(), past: false, pod, route })
     }
 
-    fn gone(&mut self, mut pod: Pod, past: bool) -> Option<Change> {
-        if self.known.get(pod.id.uid()).is_some_and(|known| known.version > pod.version) {
+    fn gone(&mut self, scope: Scope, mut pod: Pod) -> Option<Change> {
+        let list = self.lists.entry(scope).or_default();
+        let (was_told, past) = (pod.version <= list.told, list.is_older_than_list(pod.version));
+        list.seen_up_to(list.seen.max(pod.version));
+        match self.known.get(pod.id.uid()) {
             // It left the selection before the list and was back by then.
-            return None;
+            Some(known) if known.version > pod.version => return None,
+            None if was_told => return None,
+            _ => {}
         }
         let route = match self.known.remove(pod.id.uid()) {
             Some(known) if known.annotation == pod.annotation => known.route,
-            _ => self.router.route(&pod),
+            _ => self.router.route(&pod.id, pod.annotation.as_deref()),
         };
         pod.json = pod.deleted_json();
         Some(Change { kind: Kind::Deleted, since: pod.version.before(), past, pod, route })
     }
 
-    fn list_ended(&mut self, scope: Scope, version: ResourceVersion) -> Vec<Change> {
+    fn list_ended(&mut self, scope: Scope, version: ResourceVersion) {
         let list = self.lists.entry(scope).or_default();
         list.complete = Some(version);
         if list.blurred {
             tracing::warn!(
                 "an item of the list could not be read at all: whether pods were deleted in the meantime is not known"
             );
-            return Vec::new();
         }
-        let (number, since) = (list.number, list.seen);
-        let missing = |known: &Known| known.scope == scope && known.list != number;
-        let gone = self.known.extract_if(|_, known| missing(known));
+    }
+
+    /// A pod that the list did not hold is gone. Where the watch begins after it was last seen, nobody else tells so.
+    fn watching(&mut self, scope: Scope, version: ResourceVersion) -> Vec<Change> {
+        let list = self.lists.entry(scope).or_default();
+        let (number, since, blurred) = (list.number, list.seen, list.blurred);
+        let listed = list.complete.unwrap_or_default();
+        list.goes_on = version <= list.told;
+        list.seen_up_to(version);
+        let is_missed = |known: &Known| {
+            known.scope == scope && known.list != number && version > since.max(known.version) && !blurred
+        };
+        let gone = self.known.extract_if(|_, known| is_missed(known));
         gone.map(|(id, known)| Change {
             kind: Kind::Deleted,
             pod: Pod {
-                json: Pod::identity_json(&id, known.version, known.annotation.as_deref()),
+                json: Bytes::new(),
                 // The delete is younger than the last state, and no younger than the list.
-                version,
+                version: listed,
                 annotation: known.annotation,
                 id,
             },

@@ -99,6 +99,7 @@ mod tests {
             kind,
             read_at: "2026-01-02T03:04:05.678Z".parse().unwrap(),
             origin,
+            annotation: None,
             env: "{}".into(),
             body: None,
         }

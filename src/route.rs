@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use serde::Deserialize;
 
-use crate::{endpoint::Endpoint, pod::Pod};
+use crate::{endpoint::Endpoint, pod::PodId};
 
 /// The variable that an annotation's `environment` replaces for its pod.
 const ENVIRONMENT: &str = "ATOMIST_ENVIRONMENT";
@@ -55,22 +55,23 @@ impl Router {
         &self.plain.endpoints
     }
 
-    /// Where `pod` goes. A malformed annotation is ignored as a whole, with a warning.
+    /// Where a pod with this [annotation](crate::pod::ANNOTATION) goes. A malformed one is ignored as a whole, with a
+    /// warning.
     #[must_use]
-    pub fn route(&self, pod: &Pod) -> Arc<Route> {
-        let Some(annotation) = pod.annotation.as_deref() else {
+    pub fn route(&self, pod: &PodId, annotation: Option<&str>) -> Arc<Route> {
+        let Some(annotation) = annotation else {
             return self.plain.clone();
         };
         match serde_json::from_str::<Annotation>(annotation) {
             Ok(annotation) => self.annotated(pod, annotation),
             Err(error) => {
-                tracing::warn!(pod = %pod.id, error = %Malformed(error), "annotation ignored");
+                tracing::warn!(%pod, error = %Malformed(error), "annotation ignored");
                 self.plain.clone()
             }
         }
     }
 
-    fn annotated(&self, pod: &Pod, annotation: Annotation) -> Arc<Route> {
+    fn annotated(&self, pod: &PodId, annotation: Annotation) -> Arc<Route> {
         let urls = annotation.webhooks.unwrap_or_default();
         if urls.is_empty() && annotation.environment.is_none() {
             return self.plain.clone();
@@ -84,7 +85,7 @@ impl Router {
                 Ok(endpoint) => endpoints.push(endpoint),
                 Err(error) => {
                     refused += 1;
-                    tracing::warn!(pod = %pod.id, %error, "webhook URL in annotation refused");
+                    tracing::warn!(%pod, %error, "webhook URL in annotation refused");
                 }
             }
         }
@@ -143,9 +144,7 @@ mod tests {
     }
 
     fn routed(annotation: Option<&str>) -> (Vec<String>, Value, u64) {
-        let json = br#"{"metadata":{"name":"n","namespace":"s","uid":"u","resourceVersion":"1"}}"#;
-        let pod = Pod { annotation: annotation.map(Into::into), ..Pod::read(json).unwrap() };
-        let route = router().route(&pod);
+        let route = router().route(&PodId::new("u", "s", "n"), annotation);
         let endpoints = route.endpoints.iter().map(ToString::to_string).collect();
         (endpoints, serde_json::from_str(&route.env).unwrap(), route.refused)
     }

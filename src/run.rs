@@ -8,34 +8,41 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use futures_util::{
     Stream, StreamExt,
     stream::{FusedStream, FuturesUnordered},
 };
 use jiff::Timestamp;
-use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until, timeout};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until};
 
-pub use self::past::Record;
-use self::{pace::Pace, past::Past};
+use self::{attempt::Maker, journal::Journal, pace::Pace, past::Past, restore::Restored};
+pub use self::{
+    journal::{Directory, Term},
+    past::Record,
+};
 use crate::{
-    delivery::{Delivery, body},
+    delivery::Delivery,
     dispatch::{Attempt, Dispatcher, Limits},
+    endpoint::Endpoint,
     fence::Fence,
     health::Health,
     metrics::Metrics,
-    pod::Pod,
-    registry::{Change, Kind, Registry},
+    pod::ResourceVersion,
+    registry::{Change, Registry},
     request::RequestBuilder,
     route::{Route, Router},
-    sink::{Outcome, WebhookSink},
-    source::{GetError, PodEvent, PodSource, What},
+    sink::WebhookSink,
+    source::{PodEvent, PodSource, What},
     status::{Board, Work},
+    store::{Fault, Memory},
     verdict::End,
 };
 
+mod attempt;
+mod journal;
 mod pace;
 mod past;
+mod restore;
 
 /// What the core needs to know.
 #[derive(Debug)]
@@ -56,6 +63,8 @@ pub struct Plan {
     pub fence: Fence,
     /// What was delivered before; none where nothing of it is kept.
     pub record: Option<Record>,
+    /// What was known before, and waited; none without a state directory.
+    pub directory: Option<Directory>,
 }
 
 /// What others look at while it runs.
@@ -102,16 +111,21 @@ pub async fn run(
     shared: Shared,
     stop: impl Stream<Item = ()>,
 ) -> Ended {
-    let Plan { router, requests, limits, timeout, drain_timeout, scopes, fence, record } = plan;
+    let Plan { router, requests, limits, timeout, drain_timeout, scopes, fence, record, directory } = plan;
+    let store = directory.as_ref().map(|directory| directory.store.clone());
+    let maker = Maker { source, sink, requests, limit: timeout, fence: fence.clone(), store };
     let mut core = Core {
         past: Past::new(record, router.global()),
         registry: Registry::new(router),
         dispatcher: Dispatcher::new(limits, shared.metrics.clone()),
+        journal: None,
+        restored: Restored::default(),
         shared,
         fence: fence.clone(),
+        limits,
         scopes,
     };
-    let mut events = Some(Box::pin(source.events(core.past.since())));
+    let mut events = Some(Box::pin(source.events(core.begin(directory).await)));
     let mut attempts = FuturesUnordered::new();
     let mut stop = pin!(stop);
     let mut start = pin!(sleep_until(Instant::now()));
@@ -122,7 +136,7 @@ pub async fn run(
 
     let ended = loop {
         while let Some(attempt) = fence.is_open().then(|| core.dispatcher.next(Instant::now())).flatten() {
-            attempts.push(make(attempt, source, sink, &requests, timeout, &fence));
+            attempts.push(maker.make(attempt));
         }
         if events.is_none() && core.dispatcher.is_idle() {
             break Ended::Drained;
@@ -148,7 +162,7 @@ pub async fn run(
             }
             () = until(deadline) => break core.ended(),
             Some((attempt, end, took)) = attempts.next(), if !attempts.is_terminated() => {
-                core.dispatcher.settle(attempt, &end, took, Instant::now(), fastrand::f64());
+                core.settle(attempt, &end, took);
             }
             event = next(&mut events, pace.may_read(core.dispatcher.backlog())) => {
                 let Some(event) = event else { break Ended::SourceEnded };
@@ -158,12 +172,13 @@ pub async fn run(
                 pace.has_read();
             }
             () = async { start.as_mut().await; fence.until_open().await }, if next_start.is_some() => {}
-            _ = give_up.tick() => core.dispatcher.give_up(Instant::now()),
+            _ = give_up.tick() => core.give_up(),
             _ = tell.tick() => core.tell(),
         }
         core.gauge();
     };
     core.tell();
+    core.finish().await;
     ended
 }
 
@@ -177,12 +192,36 @@ struct Core {
     past: Past,
     registry: Registry,
     dispatcher: Dispatcher,
+    /// None without a state directory.
+    journal: Option<Journal>,
+    /// What was due before this start, and the list has not told of yet.
+    restored: Restored,
     shared: Shared,
     fence: Fence,
+    limits: Limits,
     scopes: usize,
 }
 
 impl Core {
+    /// Takes up what was known before, and gives where reading begins.
+    async fn begin(&mut self, directory: Option<Directory>) -> Vec<ResourceVersion> {
+        if let Some(directory) = directory {
+            let loaded = directory.store.load().await;
+            self.take_up(directory, loaded);
+        }
+        self.past.since()
+    }
+
+    fn take_up(&mut self, directory: Directory, loaded: Result<Option<Memory>, Fault>) {
+        let (journal, memory) = Journal::open(directory, loaded, self.past.has_position(), &self.shared.metrics);
+        self.journal = Some(journal);
+        if let Some(memory) = memory {
+            self.restore(memory);
+        }
+        // Written at once: from here on nobody else's term is the last.
+        self.keep();
+    }
+
     /// Takes in an event. Breaks when what is known was wrong, and everything has to be read anew.
     fn observe(&mut self, event: PodEvent) -> ControlFlow<()> {
         let now = Instant::now();
@@ -191,8 +230,11 @@ impl Core {
         self.count(&event.what);
         let listed = if let What::ListEnded(version) = event.what { Some(version) } else { None };
         if listed.is_some_and(|listed| self.past.is_refuted(listed)) {
-            self.registry.clear();
+            self.begin_anew();
             return ControlFlow::Break(());
+        }
+        if let What::Listed(pod) = &event.what {
+            self.listed(pod);
         }
         for change in self.registry.observe(event) {
             self.offer(&change, now);
@@ -206,7 +248,57 @@ impl Core {
         ControlFlow::Continue(())
     }
 
-    fn tell(&self) {
+    /// Knows nothing any more. What waits is of a cluster that is no more, and left to the list.
+    fn begin_anew(&mut self) {
+        self.registry.clear();
+        self.restored = Restored::default();
+        let dispatcher = Dispatcher::new(self.limits, self.shared.metrics.clone());
+        std::mem::replace(&mut self.dispatcher, dispatcher).hand_over();
+        if let Some(journal) = &mut self.journal {
+            journal.begin_anew();
+        }
+    }
+
+    fn settle(&mut self, attempt: Attempt, end: &End, took: Duration) {
+        if let Some(journal) = &mut self.journal {
+            journal.touched(&attempt.delivery().pod, &attempt.endpoint);
+        }
+        self.dispatcher.settle(attempt, end, took, Instant::now(), fastrand::f64());
+    }
+
+    fn give_up(&mut self) {
+        let given_up = self.dispatcher.give_up(Instant::now());
+        if let Some(journal) = &mut self.journal {
+            for (pod, endpoint) in &given_up {
+                journal.touched(pod, endpoint);
+            }
+        }
+    }
+
+    /// Has what has changed written to the state directory.
+    fn keep(&mut self) {
+        let Some(journal) = &mut self.journal else { return };
+        journal.keep(
+            self.registry.told(self.scopes),
+            self.past.global(),
+            |pod| self.registry.known(pod),
+            |pod, endpoint| Some(self.dispatcher.due(endpoint, pod)?.due(endpoint.digest())),
+            &self.shared.metrics,
+        );
+    }
+
+    /// Waits for the state directory: first for what is being written, then for the rest.
+    async fn finish(&mut self) {
+        for _ in 0..2 {
+            self.keep();
+            if let Some(journal) = &mut self.journal {
+                journal.finish(&self.shared.metrics).await;
+            }
+        }
+    }
+
+    fn tell(&mut self) {
+        self.keep();
         self.past.tell(&self.registry, &self.dispatcher, self.scopes, &self.shared.metrics);
         self.shared.board.work(Work {
             now: Instant::now(),
@@ -214,6 +306,7 @@ impl Core {
             seen: self.registry.seen(self.scopes),
             told: self.shared.health.last_progress(),
             may_send: self.fence.is_open(),
+            disk: self.journal.as_ref().map(Journal::disk),
             endpoints: self.dispatcher.lines().collect(),
         });
     }
@@ -246,16 +339,29 @@ impl Core {
     fn offer(&mut self, change: &Change, now: Instant) {
         let Route { endpoints, origin, refused, .. } = &*change.route;
         self.shared.metrics.refused(*refused);
-        let mut lacking = endpoints.iter().filter(|endpoint| self.past.lacks(endpoint, *origin, change));
-        let Some(first) = lacking.next() else { return };
+        if let Some(journal) = &mut self.journal {
+            journal.changed(change);
+        }
+        self.release(&change.pod.id, None);
+        let lacks = |endpoint: &&Endpoint| self.past.lacks(endpoint, *origin, change.pod.version, change.past);
+        let mut lacking = endpoints.iter().filter(lacks).peekable();
+        if lacking.peek().is_none() {
+            return;
+        }
         let delivery = Delivery::new(change, Timestamp::now());
         for endpoint in lacking {
+            if let Some(journal) = &mut self.journal {
+                journal.touched(&change.pod.id, endpoint);
+            }
             self.dispatcher.offer(endpoint, delivery.clone(), now);
         }
-        self.dispatcher.offer(first, delivery, now);
     }
 
-    fn gauge(&self) {
+    /// What has to be done after each turn.
+    fn gauge(&mut self) {
+        if self.journal.as_ref().is_some_and(Journal::is_full) {
+            self.keep();
+        }
         self.shared.metrics.pods_known.set(i64::try_from(self.registry.len()).unwrap_or(i64::MAX));
         self.shared.metrics.queue_bytes.set(i64::try_from(self.dispatcher.queue_bytes()).unwrap_or(i64::MAX));
     }
@@ -292,50 +398,6 @@ async fn until(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => sleep_until(deadline).await,
         None => std::future::pending().await,
-    }
-}
-
-/// Makes an attempt, and gives it back with how it ended and how long it took.
-async fn make(
-    attempt: Attempt,
-    source: &impl PodSource,
-    sink: &impl WebhookSink,
-    requests: &RequestBuilder,
-    limit: Duration,
-    fence: &Fence,
-) -> (Attempt, End, Duration) {
-    let start = Instant::now();
-    let post = async {
-        match bytes(attempt.delivery(), source, limit).await {
-            Ok(body) => {
-                let request = requests.build(&attempt.endpoint, attempt.delivery(), body, Timestamp::now());
-                End::Posted(timeout(limit, sink.post(request)).await.unwrap_or(Outcome::TimedOut))
-            }
-            Err(end) => end,
-        }
-    };
-    let end = tokio::select! {
-        biased;
-        () = fence.until_closed() => End::Cancelled,
-        end = post => end,
-    };
-    (attempt, end, start.elapsed())
-}
-
-/// The body of a delivery, read again where it was given up.
-async fn bytes(delivery: &Delivery, source: &impl PodSource, limit: Duration) -> Result<Bytes, End> {
-    if let Some(body) = &delivery.body {
-        return Ok(body.clone());
-    }
-    if delivery.kind == Kind::Deleted {
-        let pod = Pod::identity_json(&delivery.pod, delivery.version, None);
-        return Ok(body(&pod, &delivery.env));
-    }
-    match timeout(limit, source.get(&delivery.pod)).await {
-        Ok(Ok(Some(pod))) if pod.version == delivery.version => Ok(body(&pod.json, &delivery.env)),
-        Ok(Ok(_)) => Err(End::Superseded),
-        Ok(Err(error)) => Err(End::Unread(error)),
-        Err(elapsed) => Err(End::Unread(GetError(elapsed.into()))),
     }
 }
 

@@ -47,6 +47,8 @@ pub struct Settings {
     pub lease: Option<LeaseSettings>,
     /// The name of this replica in the Lease; without, a new one.
     pub identity: Option<String>,
+    /// The folder that keeps what is known and what waits.
+    pub state_dir: Option<PathBuf>,
     /// Where to serve probes and metrics.
     pub listen: Option<SocketAddr>,
     /// How to log.
@@ -232,6 +234,7 @@ impl Settings {
             )?,
             lease: given.optional(options.lease, "lease", "K8VENT_LEASE", LEASE, lease)?,
             identity: given.text(options.identity, "identity", "K8VENT_IDENTITY").map(|(_, v)| v),
+            state_dir: given.text(options.state_dir, "state-dir", "K8VENT_STATE_DIR").map(|(_, v)| v.into()),
             listen: given.optional(options.listen, "listen", "K8VENT_LISTEN", ADDRESS, address)?,
             log: LogSettings {
                 level: given.parsed(

@@ -1,6 +1,7 @@
 //! The port to the cluster: what happens to pods, as an ordered stream.
 
 use futures_util::Stream;
+use serde::{Deserialize, Serialize};
 
 use crate::pod::{Pod, PodId, ResourceVersion, Unreadable};
 
@@ -13,8 +14,8 @@ pub trait PodSource: Send + Sync {
     ///
     /// Each scope begins with a list, and goes on with a watch: from the list on, or from the first of the resource
     /// versions of `since`, in rising order, that the API server still remembers. Then the watch tells again what the
-    /// list has told, and also what came and went between. What goes wrong on the way is logged, and mended by trying again: the stream neither fails
-    /// nor ends.
+    /// list has told, and also what came and went between. What goes wrong on the way is logged, and mended by trying
+    /// again: the stream neither fails nor ends.
     fn events(&self, since: Vec<ResourceVersion>) -> impl Stream<Item = PodEvent> + Send + 'static;
 
     /// Reads a pod as it is now. `None` when there is no pod of that name or it is another one by its uid.
@@ -22,7 +23,7 @@ pub trait PodSource: Send + Sync {
 }
 
 /// The pods that one list and watch covers: all, or those of one namespace. An index into the namespaces asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Scope(pub usize);
 
 /// What the API server told of a scope.
@@ -37,7 +38,8 @@ pub struct PodEvent {
 /// What happened in a scope.
 #[derive(Debug)]
 pub enum What {
-    /// A list begins: each pod that it does not hold, up to [`What::ListEnded`], is gone.
+    /// A list begins: each pod that it does not hold, up to [`What::ListEnded`], is gone. The watch after it tells so,
+    /// unless it begins later than the pod was seen.
     ///
     /// A list that broke off is followed by another beginning.
     ListBegan,

@@ -51,8 +51,19 @@ pub struct Work {
     pub told: Instant,
     /// Whether requests may be sent.
     pub may_send: bool,
+    /// The state directory, if there is one.
+    pub disk: Option<Disk>,
     /// The endpoints with a queue, those with the longest wait first.
     pub endpoints: Vec<Line>,
+}
+
+/// The state directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Disk {
+    /// Bytes that it takes.
+    pub bytes: u64,
+    /// Since when it cannot be written, if so.
+    pub failing: Option<Instant>,
 }
 
 /// One endpoint.
@@ -108,7 +119,7 @@ impl fmt::Display for Status {
 
 impl fmt::Display for Work {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { now, pods, seen, told, may_send, endpoints } = self;
+        let Self { now, pods, seen, told, may_send, disk, endpoints } = self;
         match seen {
             Some(seen) => write!(f, "watch      {pods} pods, everything read up to resource version {seen}")?,
             None => write!(f, "watch      {pods} pods, the list is not complete")?,
@@ -116,6 +127,14 @@ impl fmt::Display for Work {
         writeln!(f, "; the API server last told something {} ago", Span(now.duration_since(*told)))?;
         if !may_send {
             writeln!(f, "sending    paused: the Lease cannot be renewed")?;
+        }
+        match disk {
+            Some(Disk { failing: Some(since), .. }) => {
+                let since = Span(now.duration_since(*since));
+                writeln!(f, "state dir  has not been written for {since}: see the log")?;
+            }
+            Some(Disk { bytes, .. }) => writeln!(f, "state dir  {bytes} bytes")?,
+            None => {}
         }
         let down = endpoints.iter().filter(|line| line.is_down).count();
         writeln!(f, "endpoints  {}, {down} of them down\n", endpoints.len())?;
@@ -187,7 +206,15 @@ mod tests {
 
     fn work(endpoints: Vec<Line>, now: Instant) -> Work {
         let seen = Some(ResourceVersion(812));
-        Work { now, pods: 3, seen, told: now - Duration::from_secs(2), may_send: true, endpoints }
+        Work {
+            now,
+            pods: 3,
+            seen,
+            told: now - Duration::from_secs(2),
+            may_send: true,
+            disk: Some(Disk { bytes: 4096, failing: None }),
+            endpoints,
+        }
     }
 
     #[test]
@@ -209,6 +236,7 @@ mod tests {
             concat!("k8vent ", env!("CARGO_PKG_VERSION")),
             "role       leader: holds the Lease k8vent/k8vent",
             "watch      3 pods, everything read up to resource version 812; the API server last told something 2 s ago",
+            "state dir  4096 bytes",
             "endpoints  2, 1 of them down",
             "",
             "down http://late/",

@@ -12,11 +12,12 @@ use crate::{
     position::Position,
     request::RequestBuilder,
     route::Router,
-    run::{Ended, Plan, Record, Shared, run},
+    run::{Directory, Ended, Plan, Record, Shared, Term, run},
     settings::{LeaseSettings, Settings},
     sink::WebhookSink,
     source::kube::KubeSource,
     status::Role,
+    store::Store,
 };
 
 /// All that a replica needs to run.
@@ -24,6 +25,8 @@ pub(super) struct Replica<'a, Sink> {
     pub(super) source: KubeSource,
     pub(super) sink: &'a Sink,
     pub(super) settings: Settings,
+    /// Where there is a `--state-dir`.
+    pub(super) store: Option<Store>,
     /// What `sink` sends by.
     pub(super) fence: Fence,
     pub(super) shared: Shared,
@@ -34,7 +37,7 @@ impl<Sink: WebhookSink> Replica<'_, Sink> {
     pub(super) async fn run(&self, mut stop: Pin<&mut impl Stream<Item = ()>>) -> Ended {
         let Some(LeaseSettings { namespace, name }) = &self.settings.lease else {
             self.shared.metrics.leader.set(1);
-            return self.send(None, stop).await;
+            return self.send(None, None, stop).await;
         };
         let client = self.source.client();
         let namespace = namespace.clone().unwrap_or_else(|| client.default_namespace().to_owned());
@@ -54,12 +57,13 @@ impl<Sink: WebhookSink> Replica<'_, Sink> {
             let (told, positions) = watch::channel(None);
             let selection = self.source.selection();
             let record = Record { selection, found: found(held.position(), selection), told };
+            let term = held.term();
             let kept = async {
                 held.keep(&self.fence, &positions, &self.shared.metrics).await;
                 pending::<Infallible>().await
             };
             let ended = tokio::select! {
-                ended = self.send(Some(record), stop.as_mut()) => ended,
+                ended = self.send(Some(record), Some(term), stop.as_mut()) => ended,
                 never = kept => match never {},
             };
             self.shared.metrics.leader.set(0);
@@ -71,8 +75,10 @@ impl<Sink: WebhookSink> Replica<'_, Sink> {
         }
     }
 
-    async fn send(&self, record: Option<Record>, stop: impl Stream<Item = ()>) -> Ended {
+    async fn send(&self, record: Option<Record>, term: Option<Term>, stop: impl Stream<Item = ()>) -> Ended {
         let Settings { urls, env, source, headers, secrets, limits, timeout, drain_timeout, .. } = &self.settings;
+        let selection = self.source.selection_of_cluster();
+        let directory = self.store.clone().map(|store| Directory { store, selection, term });
         let plan = Plan {
             router: Router::new(urls.clone(), env.clone()),
             requests: RequestBuilder { source: source.clone(), headers: headers.clone(), secrets: secrets.clone() },
@@ -82,6 +88,7 @@ impl<Sink: WebhookSink> Replica<'_, Sink> {
             scopes: self.source.scopes(),
             fence: self.fence.clone(),
             record,
+            directory,
         };
         run(&self.source, self.sink, plan, self.shared.clone(), stop).await
     }

@@ -5,14 +5,8 @@ use std::collections::HashMap;
 use tokio::sync::watch;
 
 use crate::{
-    digest::Digest,
-    dispatch::Dispatcher,
-    endpoint::Endpoint,
-    metrics::Metrics,
-    pod::ResourceVersion,
-    position::Position,
-    registry::{Change, Registry},
-    route::Origin,
+    digest::Digest, dispatch::Dispatcher, endpoint::Endpoint, metrics::Metrics, pod::ResourceVersion,
+    position::Position, registry::Registry, route::Origin,
 };
 
 /// Where the position is kept beyond the process.
@@ -29,36 +23,58 @@ pub struct Record {
 /// The record, and the endpoints that it has to name.
 pub(super) struct Past {
     record: Option<Record>,
+    /// Up to where everything is remembered from before this start.
+    told: Option<ResourceVersion>,
     global: Vec<Endpoint>,
 }
 
 impl Past {
     pub(super) fn new(record: Option<Record>, global: &[Endpoint]) -> Self {
-        Self { record, global: global.to_vec() }
+        Self { record, told: None, global: global.to_vec() }
+    }
+
+    pub(super) fn global(&self) -> &[Endpoint] {
+        &self.global
+    }
+
+    pub(super) fn has_position(&self) -> bool {
+        self.found().is_some()
+    }
+
+    /// Everything up to these versions, one for each scope, is remembered from before this start.
+    pub(super) fn remember(&mut self, told: &[ResourceVersion]) {
+        self.told = told.iter().copied().min();
     }
 
     /// Where reading has to begin, as far as that can be: the versions to try, in rising order.
     pub(super) fn since(&self) -> Vec<ResourceVersion> {
-        self.found().map(Position::versions).unwrap_or_default()
+        match self.told {
+            Some(told) => vec![told],
+            None => self.found().map(Position::versions).unwrap_or_default(),
+        }
     }
 
-    /// Whether an endpoint has not had a change yet, as far as the record tells.
-    pub(super) fn lacks(&self, endpoint: &Endpoint, origin: Origin, change: &Change) -> bool {
+    /// Whether an endpoint has not had a version yet, as far as the record tells.
+    ///
+    /// An endpoint that was not there before gets every pod, and no delete of one that it never had: one of the `past`.
+    pub(super) fn lacks(&self, endpoint: &Endpoint, origin: Origin, version: ResourceVersion, past: bool) -> bool {
         let Some(found) = self.found() else { return true };
-        // An endpoint that was not there before gets every pod, and no delete of one that it never had.
-        found.of(endpoint.digest(), origin).map_or(!change.past, |had| change.pod.version > had)
+        found.of(endpoint.digest(), origin).map_or(!past, |had| version > had)
     }
 
-    /// Whether the record tells of a future that the cluster, whose list is of this version, does not have. If so it is
-    /// forgotten.
+    /// Whether what was recorded tells of a future that the cluster, whose list is of this version, does not have. If so
+    /// it is forgotten.
     pub(super) fn is_refuted(&mut self, listed: ResourceVersion) -> bool {
-        let newest = self.found().map(Position::newest).filter(|newest| *newest > listed);
-        let Some(position) = newest else { return false };
+        let position = self.found().map(Position::newest).unwrap_or_default().max(self.told.unwrap_or_default());
+        if position <= listed {
+            return false;
+        }
         tracing::error!(
             %position, %listed,
             "the recorded position is newer than the cluster, as after a restore of its store: \
              starting as if there were none, every pod is sent"
         );
+        self.told = None;
         if let Some(record) = &mut self.record {
             record.found = None;
         }

@@ -1,7 +1,10 @@
-//! A crash at any point: no last state is lost, no older one follows a newer one, and only what is newer than the
-//! recorded position is sent again.
+//! A crash at any point: no last state is lost, no older one follows a newer one, and nothing is sent again that was
+//! accepted before the position was saved, or the state directory written.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::mpsc,
+};
 
 use http::StatusCode;
 use proptest::prelude::*;
@@ -9,7 +12,15 @@ use tokio::sync::watch;
 
 use super::*;
 use crate::{
-    digest::Digest, endpoint::Endpoint, pod::ResourceVersion, position::Position, route::Origin, source::Scope,
+    digest::Digest,
+    endpoint::Endpoint,
+    pod::{Pod, ResourceVersion},
+    position::Position,
+    registry::Kind,
+    route::Origin,
+    sink::Outcome,
+    source::Scope,
+    store::{Command, Due, Known, Memory, Store},
 };
 
 const PODS: usize = 5;
@@ -26,8 +37,8 @@ enum Step {
     Bookmark,
     Start,
     Settle { which: usize, accepted: bool },
-    Save,
-    Crash,
+    Save { lease: bool, disk: bool },
+    Crash { is_forgotten: bool },
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -38,8 +49,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::Bookmark),
         6 => Just(Step::Start),
         6 => (any::<usize>(), prop::bool::weighted(0.7)).prop_map(|(which, accepted)| Step::Settle { which, accepted }),
-        3 => Just(Step::Save),
-        1 => Just(Step::Crash),
+        3 => any::<(bool, bool)>().prop_map(|(lease, disk)| Step::Save { lease, disk }),
+        1 => prop::bool::weighted(0.3).prop_map(|is_forgotten| Step::Crash { is_forgotten }),
     ]
 }
 
@@ -84,37 +95,88 @@ fn pod(incarnation: usize, version: u64) -> Pod {
     Pod::read(json.as_bytes()).unwrap()
 }
 
-/// A process, which may crash, and what survives it: the saved position, and what the receivers have accepted.
+/// What a state directory keeps, while nothing goes wrong with it.
+#[derive(Default)]
+struct Disk {
+    memory: Option<Memory>,
+    /// What it knows was accepted.
+    accepted: BTreeSet<(Endpoint, String)>,
+}
+
+impl Disk {
+    fn keep(&mut self, changes: crate::store::Changes, accepted: &BTreeSet<(Endpoint, String)>) {
+        let before = self.memory.take().filter(|_| !changes.anew);
+        let (known, due) = before.map_or((vec![], vec![]), |memory| (memory.known, memory.due));
+        let mut known: BTreeMap<_, Known> = known.into_iter().map(|row| (row.id.uid().to_owned(), row)).collect();
+        let mut due: BTreeMap<_, Due> =
+            due.into_iter().map(|row| ((row.pod.uid().to_owned(), row.endpoint), row)).collect();
+        for (pod, row) in changes.known {
+            known.remove(pod.uid());
+            known.extend(row.map(|row| (pod.uid().to_owned(), row)));
+        }
+        for (pod, endpoint, row) in changes.due {
+            let key = (pod.uid().to_owned(), endpoint);
+            due.remove(&key);
+            due.extend(row.map(|row| (key, row)));
+        }
+        let memory =
+            Memory { mark: changes.mark, known: known.into_values().collect(), due: due.into_values().collect() };
+        self.memory = Some(memory);
+        self.accepted.extend(accepted.iter().cloned());
+    }
+
+    fn knows(&self, pod: &str) -> bool {
+        let Some(Memory { known, due, .. }) = &self.memory else { return false };
+        known.iter().any(|known| known.id.uid() == pod) || due.iter().any(|due| due.pod.uid() == pod)
+    }
+}
+
+/// A process, which may crash, and what survives it: the saved position, the state directory, and what the receivers
+/// have accepted.
 struct World {
     cluster: Cluster,
     core: Core,
     told: watch::Receiver<Option<Position>>,
+    commands: mpsc::Receiver<Command>,
     /// How many entries of the log the process has read.
     read: usize,
     in_flight: Vec<Attempt>,
-    now: Instant,
+    has_lease: bool,
     saved: Option<Position>,
-    accepted: BTreeMap<(Endpoint, String), u64>,
-    all: BTreeSet<(Endpoint, String, u64)>,
+    disk: Option<Disk>,
+    starts: usize,
+    /// The last version that each endpoint accepted of each pod, and whether it was the delete.
+    accepted: BTreeMap<(Endpoint, String), (u64, bool)>,
+    /// By the id of the state.
+    all: BTreeSet<(Endpoint, String)>,
+    /// What this process knows was accepted.
+    known_to_process: BTreeSet<(Endpoint, String)>,
+    /// Pods of which nobody can know any more that they ever were.
+    excused: BTreeSet<String>,
 }
 
 impl World {
-    fn new() -> Self {
-        let (core, told) = core(None);
+    fn new(has_lease: bool, has_disk: bool) -> Self {
+        let (core, told) = core(None, has_lease);
         let mut world = Self {
-            cluster: Cluster::default(),
+            cluster: Cluster { version: 1, ..Cluster::default() },
             core,
             told,
+            commands: Store::by_hand().1,
             read: 0,
             in_flight: vec![],
-            now: Instant::now(),
+            has_lease,
             saved: None,
+            disk: has_disk.then(Disk::default),
+            starts: 0,
             accepted: BTreeMap::new(),
             all: BTreeSet::new(),
+            known_to_process: BTreeSet::new(),
+            excused: BTreeSet::new(),
         };
-        world.list();
+        world.start_process(false);
         // What happens before the first position is saved, and a crash takes, nobody can know.
-        world.save();
+        world.save(true, true);
         world
     }
 
@@ -122,15 +184,42 @@ impl World {
         assert!(self.core.observe(PodEvent { scope: Scope(0), what }).is_continue());
     }
 
-    /// The list, and a watch from the recorded position on.
+    /// A new process, and how its reading begins.
+    fn start_process(&mut self, is_forgotten: bool) {
+        (self.core, self.told) = core(self.saved.clone().filter(|_| self.has_lease), self.has_lease);
+        self.starts += 1;
+        self.known_to_process.clear();
+        let memory = self.disk.as_ref().map(|disk| disk.memory.clone());
+        if let Some(memory) = memory {
+            let (store, commands) = Store::by_hand();
+            self.commands = commands;
+            let name = |start: usize| start.to_string();
+            let term = Term { own: name(self.starts), before: Some(name(self.starts - 1)) };
+            let directory = Directory { store, selection: Digest::of(""), term: self.has_lease.then_some(term) };
+            self.core.take_up(directory, Ok(memory));
+            // The term is written before anything is sent.
+            self.keep();
+        }
+        let since = self.core.past.since().first().map_or(self.cluster.version, |since| since.0);
+        self.list();
+        if is_forgotten {
+            let gone = self.cluster.log.iter().map(|(_, entry)| entry.incarnation.to_string());
+            let there: BTreeSet<_> = self.cluster.there.values().map(|(pod, _)| pod.to_string()).collect();
+            let is_unknown = |pod: &String| !self.disk.as_ref().is_some_and(|disk| disk.knows(pod));
+            self.excused.extend(gone.filter(|pod| !there.contains(pod)).filter(is_unknown));
+        }
+        self.watch(if is_forgotten { self.cluster.version } else { since });
+    }
+
     fn list(&mut self) {
-        let listed = self.cluster.version;
         self.observe(What::ListBegan);
         for (incarnation, version) in self.cluster.there.clone().into_values() {
             self.observe(What::Listed(pod(incarnation, version)));
         }
-        self.observe(What::ListEnded(ResourceVersion(listed)));
-        let since = self.saved.as_ref().map_or(listed, |saved| saved.versions()[0].0);
+        self.observe(What::ListEnded(ResourceVersion(self.cluster.version)));
+    }
+
+    fn watch(&mut self, since: u64) {
         self.observe(What::Watching(ResourceVersion(since)));
         self.read = self.cluster.log.partition_point(|(version, _)| *version <= since);
     }
@@ -153,35 +242,60 @@ impl World {
             return;
         }
         let attempt = self.in_flight.swap_remove(which % self.in_flight.len());
-        let (to, delivery) = (attempt.endpoint.clone(), attempt.delivery());
-        let (pod, version) = (delivery.pod.uid().to_owned(), delivery.version.0);
         if accepted {
-            let before = self.accepted.insert((to.clone(), pod.clone()), version);
-            assert!(before.is_none_or(|before| before <= version), "{pod}: {version} after {before:?}");
-            let is_repeated = !self.all.insert((to.clone(), pod.clone(), version));
-            let had = self.saved.as_ref().and_then(|saved| saved.of(to.digest(), Origin::Global));
-            assert!(!is_repeated || had.is_none_or(|had| version > had.0), "{pod} {version} again, after {had:?}");
+            self.accept(&attempt.endpoint, attempt.delivery());
         }
         let status = if accepted { StatusCode::NO_CONTENT } else { StatusCode::BAD_GATEWAY };
         let end = End::Posted(Outcome::Answered { status, retry_after: None });
-        self.core.dispatcher.settle(attempt, &end, Duration::ZERO, self.now, 0.5);
+        self.core.settle(attempt, &end, Duration::ZERO);
     }
 
+    fn accept(&mut self, to: &Endpoint, delivery: &Delivery) {
+        let (pod, version, id) = (delivery.pod.uid().to_owned(), delivery.version.0, delivery.id());
+        let is_deleted = delivery.kind == Kind::Deleted;
+        let before = self.accepted.insert((to.clone(), pod), (version, is_deleted));
+        assert!(
+            before.is_none_or(|(before, gone)| (before <= version && !gone) || is_deleted),
+            "{id} after {before:?}"
+        );
+        let is_repeated = !self.all.insert((to.clone(), id.clone()));
+        let had = self.saved.as_ref().filter(|_| self.has_lease);
+        let had = had.and_then(|saved| saved.of(to.digest(), Origin::Global));
+        assert!(!is_repeated || had.is_none_or(|had| version > had.0), "{id} again, after {had:?}");
+        let is_kept = self.disk.as_ref().is_some_and(|disk| disk.accepted.contains(&(to.clone(), id.clone())));
+        self.known_to_process.insert((to.clone(), id.clone()));
+        assert!(!is_kept, "{id} again, after it was kept that it was accepted");
+    }
+
+    /// Starts what is due, or will be within the hour.
     fn start(&mut self) {
-        self.in_flight.extend(self.core.dispatcher.next(self.now));
+        self.in_flight.extend(self.core.dispatcher.next(Instant::now() + Duration::from_hours(1)));
     }
 
-    fn save(&mut self) {
+    fn save(&mut self, lease: bool, disk: bool) {
         self.core.tell();
-        if let Some(position) = self.told.borrow().clone() {
+        if let Some(position) = self.told.borrow().clone().filter(|_| lease) {
             self.saved = Some(position);
+        }
+        if disk {
+            // The first is what was under way, the second what has changed since.
+            self.keep();
+            self.core.tell();
+            self.keep();
         }
     }
 
-    fn crash(&mut self) {
+    fn keep(&mut self) {
+        let Some(disk) = &mut self.disk else { return };
+        while let Ok(Command::Keep(changes, reply)) = self.commands.try_recv() {
+            disk.keep(changes, &self.known_to_process);
+            reply.send(Ok(0)).unwrap();
+        }
+    }
+
+    fn crash(&mut self, is_forgotten: bool) {
         self.in_flight.clear();
-        (self.core, self.told) = core(self.saved.clone());
-        self.list();
+        self.start_process(is_forgotten);
     }
 
     fn run(&mut self, step: Step) {
@@ -192,8 +306,8 @@ impl World {
             Step::Bookmark => self.bookmark(),
             Step::Start => self.start(),
             Step::Settle { which, accepted } => self.settle(which, accepted),
-            Step::Save => self.save(),
-            Step::Crash => self.crash(),
+            Step::Save { lease, disk } => self.save(lease, disk),
+            Step::Crash { is_forgotten } => self.crash(is_forgotten && self.disk.is_some()),
         }
     }
 
@@ -205,38 +319,38 @@ impl World {
         for _ in 0..1000 {
             self.start();
             self.settle(0, true);
-            if self.in_flight.is_empty() {
-                let Some(start) = self.core.dispatcher.next_start() else { break };
-                self.now = self.now.max(start);
-            }
         }
         assert!(self.core.dispatcher.is_idle());
     }
 
     fn check(&self) {
         let mut last = BTreeMap::new();
-        for (version, Entry { incarnation, .. }) in &self.cluster.log {
-            last.insert(incarnation.to_string(), *version);
+        for (version, Entry { incarnation, deleted }) in &self.cluster.log {
+            last.insert(incarnation.to_string(), (*version, *deleted));
         }
-        for number in 0..2 {
-            for (pod, version) in &last {
+        for (pod, (version, is_deleted)) in last.iter().filter(|(pod, _)| !self.excused.contains(*pod)) {
+            for number in 0..2 {
                 let accepted = self.accepted.get(&(endpoint(number), pod.clone()));
-                assert_eq!(accepted, Some(version), "the last state of {pod} at {number}");
+                let is_last = accepted.is_some_and(|(had, gone)| if *is_deleted { *gone } else { had == version });
+                assert!(is_last, "of {pod}, {number} had {accepted:?} and not {version}");
             }
         }
     }
 }
 
-fn core(found: Option<Position>) -> (Core, watch::Receiver<Option<Position>>) {
+fn core(found: Option<Position>, has_lease: bool) -> (Core, watch::Receiver<Option<Position>>) {
     let (told, positions) = watch::channel(None);
     let router = Router::new(vec![endpoint(0), endpoint(1)], BTreeMap::new());
     let record = Record { selection: Digest::of(""), found, told };
     let shared = Shared::new(Instant::now());
     let limits = Limits { concurrency: 2, queue_bytes: 1 << 20, give_up_after: Duration::from_hours(1) };
     let core = Core {
-        past: Past::new(Some(record), router.global()),
+        past: Past::new(has_lease.then_some(record), router.global()),
         registry: Registry::new(router),
         dispatcher: Dispatcher::new(limits, shared.metrics.clone()),
+        journal: None,
+        restored: Restored::default(),
+        limits,
         shared,
         fence: Fence::open(),
         scopes: 1,
@@ -244,14 +358,28 @@ fn core(found: Option<Position>) -> (Core, watch::Receiver<Option<Position>>) {
     (core, positions)
 }
 
+fn no_last_state_is_lost(has_lease: bool, has_disk: bool, steps: Vec<Step>) {
+    let mut world = World::new(has_lease, has_disk);
+    for step in steps {
+        world.run(step);
+    }
+    world.finish();
+    world.check();
+}
+
 proptest! {
     #[test]
-    fn no_crash_loses_a_last_state(steps in prop::collection::vec(step(), 0..120)) {
-        let mut world = World::new();
-        for step in steps {
-            world.run(step);
-        }
-        world.finish();
-        world.check();
+    fn no_crash_loses_a_last_state_with_a_lease(steps in prop::collection::vec(step(), 0..120)) {
+        no_last_state_is_lost(true, false, steps);
+    }
+
+    #[test]
+    fn no_crash_loses_a_last_state_with_a_state_directory(steps in prop::collection::vec(step(), 0..120)) {
+        no_last_state_is_lost(false, true, steps);
+    }
+
+    #[test]
+    fn no_crash_loses_a_last_state_with_both(steps in prop::collection::vec(step(), 0..120)) {
+        no_last_state_is_lost(true, true, steps);
     }
 }

@@ -3,15 +3,16 @@ use std::{
     sync::Mutex,
 };
 
+use bytes::Bytes;
 use futures_util::stream;
 use http::{Request, StatusCode};
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::timeout};
 
 use super::*;
 use crate::{
     endpoint::Endpoint,
-    pod::{PodId, ResourceVersion},
-    sink::MockWebhookSink,
+    pod::{Pod, PodId, ResourceVersion},
+    sink::{MockWebhookSink, Outcome},
     source::{MockPodSource, Scope},
 };
 
@@ -62,6 +63,7 @@ fn plan(urls: &[&str]) -> Plan {
         scopes: 1,
         fence: Fence::open(),
         record: None,
+        directory: None,
     }
 }
 

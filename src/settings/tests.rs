@@ -57,6 +57,7 @@ fn every_option_is_a_variable_too_and_the_flag_wins() {
         ("listen", "K8VENT_LISTEN", "127.0.0.1:77", "127.0.0.1:88"),
         ("lease", "K8VENT_LEASE", "one", "other/two"),
         ("identity", "K8VENT_IDENTITY", "this", "that"),
+        ("state-dir", "K8VENT_STATE_DIR", "/this", "/that"),
         ("log-level", "K8VENT_LOG_LEVEL", "error", "debug"),
         ("log-format", "K8VENT_LOG_FORMAT", "json", "text"),
         ("kubeconfig", "K8VENT_KUBECONFIG", "/variable", "/flag"),

@@ -35,13 +35,20 @@ mod reader;
 pub struct KubeSource {
     client: Client,
     settings: ClusterSettings,
+    cluster: Digest,
 }
 
 impl KubeSource {
     /// Prepares to read what `settings` select. No request is made yet.
     pub async fn new(settings: ClusterSettings) -> Result<Self, ConnectError> {
-        let client = Client::try_from(config(&settings).await?).map_err(ConnectError::Client)?;
-        Ok(Self { client, settings })
+        let config = config(&settings).await?;
+        // Each cluster has an authority of its own, unless its certificate is from a public one.
+        let cluster = match &config.root_cert {
+            Some(authorities) => Digest::of(&format!("{authorities:?}")),
+            None => Digest::of(&config.cluster_url.to_string()),
+        };
+        let client = Client::try_from(config).map_err(ConnectError::Client)?;
+        Ok(Self { client, settings, cluster })
     }
 
     /// How many scopes there are: one for each namespace asked for, or one for all.
@@ -57,6 +64,12 @@ impl KubeSource {
         let mut namespaces = namespaces.clone();
         namespaces.sort_unstable();
         Digest::of(&format!("{namespaces:?} {label_selector:?} {field_selector:?}"))
+    }
+
+    /// The same selection of pods, and of which cluster.
+    #[must_use]
+    pub fn selection_of_cluster(&self) -> Digest {
+        Digest::of(&format!("{} {}", self.cluster, self.selection()))
     }
 
     /// A client for other objects of the same cluster, with the same rights.
