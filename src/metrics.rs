@@ -39,6 +39,10 @@ pub struct Metrics {
     pub seen: Gauge,
     /// Positions written to the Lease.
     pub saves: Counter,
+    /// Up to where everything is remembered in `--state-dir`, as a resource version.
+    pub kept: Gauge,
+    /// States in `--state-dir` that wait for their endpoints.
+    pub kept_waiting: Gauge,
     /// Bytes that `--state-dir` takes on disk.
     pub store_bytes: Gauge,
     /// So often `--state-dir` could not be read or written.
@@ -169,6 +173,8 @@ impl Metrics {
         r.register("seen_resource_version", "Up to where everything was read", self.seen.clone());
         r.register("position_resource_version", "Up to where everything has ended", self.position.clone());
         r.register("position_saves", "Positions written to the Lease", self.saves.clone());
+        r.register("kept_resource_version", "Up to where the state directory remembers everything", self.kept.clone());
+        r.register("kept_states_waiting", "States that wait, in the state directory", self.kept_waiting.clone());
         r.register_with_unit("store", "What the state directory takes on disk", Unit::Bytes, self.store_bytes.clone());
         r.register("store_errors", "Failures to read or write the state directory", self.store_errors.clone());
         r.register("last_progress_timestamp", "When the API server last told something", self.last_progress.clone());

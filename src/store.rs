@@ -103,8 +103,17 @@ pub struct Changes {
     pub bodies: Vec<(PodId, ResourceVersion, Bytes)>,
 }
 
-/// How it went: how many bytes the file takes, or why nothing was kept.
-pub type Kept = Result<u64, Fault>;
+/// How it went: what there is now, or why nothing was kept.
+pub type Kept = Result<Size, Fault>;
+
+/// How much is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Size {
+    /// Bytes on disk.
+    pub bytes: u64,
+    /// States that wait.
+    pub due: u64,
+}
 
 /// What the thread is to do.
 #[derive(Debug)]

@@ -19,7 +19,7 @@ use crate::{
     pod::{PodId, ResourceVersion},
     registry::Change,
     status::Disk,
-    store::{Changes, Due, Fault, Kept, Known, Mark, Memory, Store},
+    store::{Changes, Due, Fault, Kept, Known, Mark, Memory, Size, Store},
 };
 
 /// The most bytes of bodies that wait for the disk, beside as many that are on their way to it. A body beyond goes
@@ -251,9 +251,12 @@ impl Journal {
     fn kept(&mut self, kept: Kept, metrics: &Metrics) {
         let Some(Writing { marks, .. }) = self.writing.take() else { return };
         match kept {
-            Ok(bytes) => {
+            Ok(Size { bytes, due }) => {
                 self.anew = false;
                 self.bytes = bytes;
+                metrics.kept_waiting.set(i64::try_from(due).unwrap_or(i64::MAX));
+                let kept = self.mark.as_ref().and_then(|mark| mark.told.as_ref()?.iter().min());
+                metrics.kept.set(kept.map_or(0, |version| i64::try_from(version.0).unwrap_or(i64::MAX)));
                 metrics.store_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
                 if self.failing.take().is_some() {
                     tracing::info!("the state directory is written again");

@@ -20,7 +20,7 @@ use crate::{
     route::Origin,
     sink::Outcome,
     source::Scope,
-    store::{Command, Due, Known, Memory, Store},
+    store::{Command, Due, Known, Memory, Size, Store},
 };
 
 const PODS: usize = 5;
@@ -289,7 +289,7 @@ impl World {
         let Some(disk) = &mut self.disk else { return };
         while let Ok(Command::Keep(changes, reply)) = self.commands.try_recv() {
             disk.keep(changes, &self.known_to_process);
-            reply.send(Ok(0)).unwrap();
+            reply.send(Ok(Size::default())).unwrap();
         }
     }
 

@@ -15,7 +15,7 @@ use redb::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{Changes, Due, Known, Mark, Memory};
+use super::{Changes, Due, Known, Mark, Memory, Size};
 use crate::pod::{PodId, ResourceVersion};
 
 const FILE: &str = "k8vent.redb";
@@ -124,14 +124,16 @@ impl File {
         Ok(load(self.database()?)?)
     }
 
-    /// Keeps all of `changes`, and gives how many bytes the file takes on disk. After an error, none of them are kept.
-    pub(super) fn keep(&mut self, changes: &Changes) -> Result<u64, Fault> {
-        let kept = self.database().and_then(|database| keep(database, changes)).and_then(|bodies| self.compact(bodies));
+    /// Keeps all of `changes`. After an error, none of them are kept.
+    pub(super) fn keep(&mut self, changes: &Changes) -> Result<Size, Fault> {
+        let kept = self.database().and_then(|database| keep(database, changes));
+        let kept = kept.and_then(|(bodies, due)| self.compact(bodies).map(|()| due));
         if kept.is_err() {
             self.database = None;
         }
-        kept?;
-        Ok(fs::metadata(&self.path).map_err(Error::Io)?.blocks() * 512)
+        let due = kept?;
+        let file = fs::metadata(&self.path).map_err(Error::Io)?;
+        Ok(Size { bytes: file.blocks() * 512, due })
     }
 
     /// The JSON of a state of a pod, by its version, or else of the newest.
@@ -205,8 +207,8 @@ fn load(database: &Database) -> Result<Option<Memory>, Error> {
     Ok(Some(Memory { mark, known, due }))
 }
 
-/// Keeps all of `changes` in one transaction, and gives how many bodies there are then.
-fn keep(database: &Database, changes: &Changes) -> Result<u64, Error> {
+/// Keeps all of `changes` in one transaction, and gives how many bodies there are then, and how many states wait.
+fn keep(database: &Database, changes: &Changes) -> Result<(u64, u64), Error> {
     let transaction = database.begin_write()?;
     if changes.anew {
         transaction.delete_table(KNOWN)?;
@@ -239,7 +241,7 @@ fn keep(database: &Database, changes: &Changes) -> Result<u64, Error> {
     for uid in touched {
         prune(uid, &known, &due, &mut bodies)?;
     }
-    let left = bodies.len()?;
+    let left = (bodies.len()?, due.len()?);
     drop((known, due, bodies));
     transaction.commit()?;
     Ok(left)

@@ -27,4 +27,6 @@ mod program;
 mod probes;
 mod restarts;
 
+mod state_dir;
+
 mod layering;

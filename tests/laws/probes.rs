@@ -7,14 +7,14 @@ use k8vent_harness::{ControlPlane, Receiver, manifest, process::Signal};
 
 use crate::support::{LIMIT, listed, requests, run, start};
 
-async fn get(address: &str, path: &str) -> (u16, String) {
+pub(crate) async fn get(address: &str, path: &str) -> (u16, String) {
     let client = Client::builder(TokioExecutor::new()).build_http::<Empty<Bytes>>();
     let answer = client.get(format!("http://{address}{path}").parse().unwrap()).await.unwrap();
     let status = answer.status().as_u16();
     (status, String::from_utf8(answer.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap())
 }
 
-async fn address(k8vent: &k8vent_harness::Process) -> String {
+pub(crate) async fn address(k8vent: &k8vent_harness::Process) -> String {
     let log = k8vent.wait_for_log(LIMIT, |log| log["message"] == "listening").await.unwrap();
     log["address"].as_str().unwrap().to_owned()
 }

@@ -19,16 +19,16 @@ fn replica(kubeconfig: &Path, namespace: &str, pod: &str, urls: &[String]) -> Pr
     start_with(kubeconfig, &args, &[("K8VENT_IDENTITY", pod)])
 }
 
-fn url(receiver: &Receiver) -> String {
+pub(crate) fn url(receiver: &Receiver) -> String {
     format!("--url={}", receiver.url("/hook"))
 }
 
-async fn leads(process: &Process) {
+pub(crate) async fn leads(process: &Process) {
     let told = process.wait_for_log(LIMIT, |log| log["message"] == "lease acquired").await;
     told.unwrap_or_else(|late| panic!("{late}"));
 }
 
-async fn create(api: &Api, namespace: &str, names: &[&str]) {
+pub(crate) async fn create(api: &Api, namespace: &str, names: &[&str]) {
     for name in names {
         api.create_pod(namespace, &manifest::pod(name)).await.unwrap();
     }
@@ -54,13 +54,13 @@ fn ended(position: &Value) -> u64 {
 }
 
 /// The version of the state that a request tells; a delete is newer than all of them.
-fn version(request: &Received) -> u64 {
+pub(crate) fn version(request: &Received) -> u64 {
     let id = request.header("ce-id").unwrap();
     id.rsplit('.').next().unwrap().parse().unwrap_or(u64::MAX)
 }
 
 /// The version of the last request about each pod; an older one after a newer one fails.
-fn last_versions(requests: &[Received]) -> BTreeMap<String, u64> {
+pub(crate) fn last_versions(requests: &[Received]) -> BTreeMap<String, u64> {
     let mut last = BTreeMap::new();
     for request in requests {
         let before = last.insert(name(request), version(request));
@@ -226,13 +226,18 @@ async fn a_position_that_is_newer_than_the_cluster_or_of_other_pods_is_refused()
     assert_eq!(all_told(&receiver.requests()), ["added a"]);
 }
 
-async fn stop_after(k8vent: Process, receiver: &Receiver, count: usize) {
+pub(crate) async fn stop_after(k8vent: Process, receiver: &Receiver, count: usize) {
     requests(receiver, count).await;
     stop(k8vent).await;
 }
 
 /// Changes each of so many pods in turn until told to stop; gives how often each was changed.
-async fn keep_changing(api: &Api, namespace: &str, pods: usize, mut until: tokio::sync::oneshot::Receiver<()>) {
+pub(crate) async fn keep_changing(
+    api: &Api,
+    namespace: &str,
+    pods: usize,
+    mut until: tokio::sync::oneshot::Receiver<()>,
+) {
     let mut round = 0;
     while until.try_recv().is_err() {
         round += 1;
@@ -244,7 +249,7 @@ async fn keep_changing(api: &Api, namespace: &str, pods: usize, mut until: tokio
     }
 }
 
-async fn versions(api: &Api, namespace: &str) -> BTreeMap<String, u64> {
+pub(crate) async fn versions(api: &Api, namespace: &str) -> BTreeMap<String, u64> {
     let pods = api.list_pods(namespace).await.unwrap();
     let version = |pod: &Value| pod["metadata"]["resourceVersion"].as_str().unwrap().parse().unwrap();
     let pods = pods["items"].as_array().unwrap();
@@ -252,7 +257,7 @@ async fn versions(api: &Api, namespace: &str) -> BTreeMap<String, u64> {
 }
 
 /// Waits until the last request about each pod is of its present version.
-async fn caught_up(receiver: &Receiver, now: &BTreeMap<String, u64>) {
+pub(crate) async fn caught_up(receiver: &Receiver, now: &BTreeMap<String, u64>) {
     let is_last = |requests: &[Received]| {
         let last = last_versions(requests);
         now.iter().all(|(name, version)| last.get(name) == Some(version))

@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use serde_json::Value;
 use tokio::{
     process::{Child, ChildStdin, Command},
@@ -145,6 +146,17 @@ impl Process {
     pub async fn exit_code(&mut self, limit: Duration) -> Result<Option<i32>, TooLate> {
         let status = self.wait(limit).await?;
         Ok(status.code().filter(|_| status.signal().is_none()))
+    }
+
+    /// Lets no file that the program writes grow beyond so many bytes, or lifts that again. What goes beyond fails as on
+    /// a full disk, with `EFBIG`, if the program was started with `SIGXFSZ` ignored.
+    ///
+    /// # Panics
+    ///
+    /// When the program has ended and been waited for.
+    pub fn limit_files(&self, bytes: Option<u64>) {
+        let id = Pid::from_raw(self.running_id().try_into().expect("a process id")).expect("not 0");
+        prlimit(Some(id), Resource::Fsize, Rlimit { current: bytes, maximum: None }).expect("a limit may be set");
     }
 
     /// What the program uses now, and has used.
