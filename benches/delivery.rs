@@ -1,5 +1,6 @@
 //! What k8vent costs: `cargo bench`, or `cargo bench -- NAME…` for some of the measurements. Options are passed on to
-//! k8vent: `cargo bench --bench delivery -- paced --lease=default/bench`.
+//! k8vent: `cargo bench --bench delivery -- paced --lease=default/bench`. Of `--state-dir=FOLDER`, each k8vent gets a new
+//! folder in that one.
 //!
 //! The real binary, as released, reads a real API server (but for the saturation, which no API server provides) and
 //! posts to a receiver on loopback. Only the process of k8vent is measured. `K8VENT_STATIC_BINARY` names another binary to
@@ -13,8 +14,8 @@
 
 use std::{
     collections::HashMap,
-    env, iter,
-    path::Path,
+    env, fs, iter,
+    path::{Path, PathBuf},
     process::ExitCode,
     time::{Duration, Instant},
 };
@@ -63,10 +64,20 @@ fn k8vent(kubeconfig: &Path, receivers: &[&Receiver]) -> Process {
     let mut args = vec![format!("--kubeconfig={}", kubeconfig.display()), "--drain-timeout=0s".to_owned()];
     args.extend(receivers.iter().map(|receiver| format!("--url={}", receiver.url("/"))));
     // Cargo adds `--bench` by itself.
-    args.extend(env::args().skip(1).filter(|arg| arg.starts_with("--") && arg != "--bench"));
+    args.extend(
+        env::args().skip(1).filter(|arg| arg.starts_with("--") && arg != "--bench" && !arg.starts_with("--state-dir=")),
+    );
+    args.extend(new_state_dir().map(|dir| format!("--state-dir={}", dir.display())));
     let none = iter::empty::<(&str, &str)>();
     let binary = env::var_os("K8VENT_STATIC_BINARY").unwrap_or_else(|| env!("CARGO_BIN_EXE_k8vent").into());
     Process::start(Path::new(&binary), &args, none).expect("the binary starts")
+}
+
+/// A folder that no k8vent has used, if there is to be one.
+fn new_state_dir() -> Option<PathBuf> {
+    let parent = env::args().find_map(|arg| arg.strip_prefix("--state-dir=").map(PathBuf::from))?;
+    fs::create_dir_all(&parent).expect("the folder can be made");
+    Some(tempfile::tempdir_in(parent).expect("a folder in it can be made").keep())
 }
 
 async fn listed(k8vent: &Process) {
@@ -153,7 +164,7 @@ async fn paced() {
     let k8vent = k8vent(&cluster.plane.kubeconfig_direct().await, &[&receiver]);
     receiver.wait_for(LIMIT, |requests| requests.len() >= 1_000).await.expect("every pod is sent");
     receiver.clear();
-    let cpu = k8vent.cpu_time();
+    let (cpu, disk) = (k8vent.cpu_time(), k8vent.usage().written_bytes);
     let mut written = Vec::with_capacity(CHANGES);
     let mut tick = interval(Duration::from_micros(2_500));
     tick.set_missed_tick_behavior(MissedTickBehavior::Burst);
@@ -165,13 +176,14 @@ async fn paced() {
     }
     let rate = CHANGES as f64 / start.elapsed().as_secs_f64();
     let arrived = receiver.wait_for(LIMIT, |requests| requests.len() >= CHANGES).await.expect("every change is sent");
-    let cpu = k8vent.cpu_time().saturating_sub(cpu);
+    let (cpu, disk) = (k8vent.cpu_time().saturating_sub(cpu), k8vent.usage().written_bytes - disk);
     let arrived: HashMap<usize, Instant> = arrived.iter().map(|r| (counter(r), r.at)).collect();
     let mut latencies: Vec<Duration> = (1..=CHANGES).map(|n| arrived[&n] - written[n - 1]).collect();
     latencies.sort_unstable();
     let at = |part: f64| format!("{:.2} ms", latencies[(latencies.len() as f64 * part) as usize].as_secs_f64() * 1e3);
     row("changes a second, paced", &format!("{rate:.0}"));
     row("CPU per delivered state, paced", &format!("{:.3} ms", cpu.as_secs_f64() * 1e3 / CHANGES as f64));
+    row("bytes to the disk per delivered state, paced", &(disk / CHANGES as u64).to_string());
     row("from the write to the receiver, p50", &at(0.50));
     row("from the write to the receiver, p99", &at(0.99));
 }
@@ -192,7 +204,7 @@ async fn saturated() {
     let receiver = counting().await;
     let k8vent = k8vent(&stand_in.kubeconfig().expect("a kubeconfig"), &[&receiver]);
     receiver.wait_for_count(LIMIT, 1_000).await.expect("every pod is sent");
-    let (cpu, start) = (k8vent.cpu_time(), Instant::now());
+    let (cpu, disk, start) = (k8vent.cpu_time(), k8vent.usage().written_bytes, Instant::now());
     let mut flood = stand_in.flood(EVENTS);
     flood.done(LIMIT).await.expect("the events are read");
     let (cpu, took) = (k8vent.cpu_time().saturating_sub(cpu), start.elapsed().as_secs_f64());
@@ -200,6 +212,8 @@ async fn saturated() {
     row("events read a second, saturated", &format!("{:.0}", EVENTS as f64 / took));
     row("states delivered a second, saturated", &format!("{:.0}", delivered as f64 / took));
     row("CPU per delivered state, saturated", &format!("{:.4} ms", cpu.as_secs_f64() * 1e3 / delivered as f64));
+    let disk = k8vent.usage().written_bytes - disk;
+    row("bytes to the disk per delivered state, saturated", &(disk / delivered).to_string());
     row("CPU used, saturated", &format!("{:.2}", cpu.as_secs_f64() / took));
     row("RSS, saturated", &megabytes(k8vent.peak_rss_kb()));
 }

@@ -325,10 +325,11 @@ impl Core {
                 self.shared.metrics.pods_unreadable.inc();
             }
             What::Forgotten { after, until } => {
+                let lost = if self.past.is_remembered() { "created and deleted" } else { "deleted" };
                 tracing::error!(
                     %after, %until,
                     "the API server has forgotten what happened between these resource versions: \
-                     pods deleted in that time are not told of"
+                     pods {lost} in that time are not told of"
                 );
                 self.shared.metrics.spans_unknown.inc();
             }

@@ -54,6 +54,11 @@ impl Past {
         }
     }
 
+    /// Whether the pods of before this start are known.
+    pub(super) fn is_remembered(&self) -> bool {
+        self.told.is_some()
+    }
+
     /// Whether an endpoint has not had a version yet, as far as the record tells.
     ///
     /// An endpoint that was not there before gets every pod, and no delete of one that it never had: one of the `past`.

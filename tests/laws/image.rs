@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 use k8vent_harness::ControlPlane;
 use serde_json::{Value, json};
 
-use crate::manifests::{kube, pod_of};
+use crate::manifests::{FILES, kube, pod_of};
 
 fn text(file: &str) -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(file))
@@ -25,7 +25,7 @@ async fn the_manifests_ask_for_the_image_of_this_version_and_run_it_as_it_is_des
     let plane = ControlPlane::shared().await;
     let image = parsed("image/image.json");
     let reference = format!("{}:{}", image["name"].as_str().unwrap(), env!("CARGO_PKG_VERSION"));
-    for file in ["deployment-rbac.yaml", "deployment-no-rbac.yaml"] {
+    for file in FILES {
         let pod = pod_of(plane, file).await;
         let (user, container) = (&pod["spec"]["securityContext"], &pod["spec"]["containers"][0]);
         assert_eq!(container["image"], reference, "{file}");

@@ -11,14 +11,37 @@ pub(crate) fn kube(file: &str) -> String {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("kube").join(file).display().to_string()
 }
 
-/// The pod that a Deployment of ours makes, as its controller would create it.
+/// The pod that a Deployment or StatefulSet of ours makes, as its controller would create it.
 pub(crate) async fn pod_of(plane: &ControlPlane, file: &str) -> Value {
     let path = kube(file);
     let text = plane.kubectl(&["create", "--dry-run=client", "-o", "json", "-f", &path]).await.unwrap();
     let deployment: Value = serde_json::from_str(&text).unwrap();
     let mut pod = deployment["spec"]["template"].clone();
     pod["metadata"]["name"] = file.trim_end_matches(".yaml").into();
+    for claim in deployment["spec"]["volumeClaimTemplates"].as_array().unwrap_or(&vec![]) {
+        let name = &claim["metadata"]["name"];
+        let claim = json!({"claimName": format!("{}-k8vent-0", name.as_str().unwrap())});
+        pod["spec"]["volumes"] = json!([{"name": name, "persistentVolumeClaim": claim}]);
+    }
     pod
+}
+
+/// The ways to run k8vent.
+pub(crate) const FILES: [&str; 3] = ["deployment-rbac.yaml", "deployment-no-rbac.yaml", "statefulset-rbac.yaml"];
+
+/// All that is said of the pod twice is the same twice.
+#[tokio::test]
+async fn the_stateful_set_differs_from_the_deployment_in_its_volume_only() {
+    let plane = ControlPlane::shared().await;
+    let (mut one, mut other) = (pod_of(plane, FILES[0]).await, pod_of(plane, FILES[2]).await);
+    for pod in [&mut one, &mut other] {
+        pod["metadata"]["name"].take();
+        let spec = pod["spec"].as_object_mut().unwrap();
+        spec.remove("topologySpreadConstraints");
+        spec.remove("volumes");
+        spec["securityContext"].as_object_mut().unwrap().remove("fsGroup");
+    }
+    assert_eq!(one, other);
 }
 
 #[tokio::test]
@@ -31,12 +54,14 @@ async fn the_manifests_grant_enough_to_run_and_nothing_else() {
     let namespace = plane.namespace("workload").await.unwrap();
     let pod = pod_of(&plane, "deployment-rbac.yaml").await;
     let args: Vec<String> = serde_json::from_value(pod["spec"]["containers"][0]["args"].clone()).unwrap();
-    assert_eq!(args, ["--listen=:8080", "--lease=k8vent"]);
+    assert_eq!(args, ["--listen=:8080", "--lease=k8vent", "--state-dir=/var/lib/k8vent"]);
+    let state = tempfile::tempdir().unwrap();
+    let state = format!("--state-dir={}", state.path().display());
     let url = receiver.url("/");
     // Not the port of the manifest: that may be taken here. And a kubeconfig, unlike a pod, tells no namespace.
     let k8vent = start_with(
         &account,
-        &["--listen=:0", "--lease=k8vent/k8vent", "--queue-bytes=0"],
+        &["--listen=:0", "--lease=k8vent/k8vent", &state, "--queue-bytes=0"],
         &[("K8VENT_WEBHOOKS", &url)],
     );
     api.create_pod(&namespace, &manifest::pod("a")).await.unwrap();
@@ -65,7 +90,7 @@ async fn the_pod_is_admitted_where_only_restricted_ones_are() {
     let plane = ControlPlane::start().await.unwrap();
     let api = plane.api().await;
     plane.kubectl(&["apply", "-f", &kube("namespace.yaml"), "-f", &kube("rbac.yaml")]).await.unwrap();
-    for file in ["deployment-rbac.yaml", "deployment-no-rbac.yaml"] {
+    for file in FILES {
         plane.kubectl(&["apply", "-f", &kube(file)]).await.unwrap();
         let pod = pod_of(&plane, file).await;
         api.create_pod("k8vent", &pod).await.unwrap();

@@ -35,7 +35,7 @@ pub(crate) async fn create(api: &Api, namespace: &str, names: &[&str]) {
 }
 
 /// The lease's position, once it has one that fits.
-async fn position(plane: &ControlPlane, namespace: &str, fits: impl Fn(&Value) -> bool) -> Value {
+pub(crate) async fn position(plane: &ControlPlane, namespace: &str, fits: impl Fn(&Value) -> bool) -> Value {
     let path = r"jsonpath={.metadata.annotations.k8vent\.atomist\.com/position}";
     let deadline = tokio::time::Instant::now() + LIMIT;
     loop {
@@ -48,7 +48,7 @@ async fn position(plane: &ControlPlane, namespace: &str, fits: impl Fn(&Value) -
 }
 
 /// The version that a position has for its only endpoint.
-fn ended(position: &Value) -> u64 {
+pub(crate) fn ended(position: &Value) -> u64 {
     let version = position["endpoints"].as_object().unwrap().values().next().unwrap();
     version.as_str().unwrap().parse().unwrap()
 }

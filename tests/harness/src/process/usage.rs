@@ -14,6 +14,8 @@ pub struct Usage {
     pub peak_rss_kb: u64,
     /// CPU time, user and system, in steps of 10 ms.
     pub cpu_time: Duration,
+    /// Bytes that went to a disk.
+    pub written_bytes: u64,
 }
 
 impl Usage {
@@ -24,16 +26,18 @@ impl Usage {
         };
         let status = read("status");
         Self {
-            rss_kb: kilobytes(&status, "VmRSS:"),
-            peak_rss_kb: kilobytes(&status, "VmHWM:"),
+            rss_kb: number(&status, "VmRSS:"),
+            peak_rss_kb: number(&status, "VmHWM:"),
             cpu_time: cpu_time(&read("stat")),
+            written_bytes: number(&read("io"), "write_bytes:"),
         }
     }
 }
 
-/// A line of `/proc/PID/status`; a process that has ended and not been waited for has no memory, and no such line.
-fn kilobytes(status: &str, name: &str) -> u64 {
-    let line = status.lines().find_map(|line| line.strip_prefix(name));
+/// A line of `/proc/PID/status` or `/proc/PID/io`; a process that has ended and not been waited for has no memory, and no
+/// such line.
+fn number(text: &str, name: &str) -> u64 {
+    let line = text.lines().find_map(|line| line.strip_prefix(name));
     line.map_or(0, |line| line.trim().trim_end_matches(" kB").parse().expect("the kernel writes a number"))
 }
 
