@@ -17,14 +17,20 @@ use crate::{
     endpoint::Endpoint,
     metrics::Metrics,
     pod::{PodId, ResourceVersion},
-    registry::Change,
+    registry::{Change, Kind},
     status::Disk,
     store::{Changes, Due, Fault, Kept, Known, Mark, Memory, Size, Store},
 };
 
-/// The most bytes of bodies that wait for the disk, beside as many that are on their way to it. A body beyond goes
-/// without: the store then has an older one of its pod.
-const BODIES_BYTES: usize = 8 << 20;
+/// The most bytes of bodies that wait for the disk, beside as many that are on their way to it. A state beyond goes
+/// without its body: the store then has an older one of its pod.
+const MOST_BYTES: usize = 16 << 20;
+
+/// So many bytes of bodies are written before their time. Until then the states of a pod take each other's place.
+const MANY_BYTES: usize = 8 << 20;
+
+/// The same for bodies of pods that are new, as in the first list: nothing will take the place of most of them.
+const MANY_NEW_BYTES: usize = 256 << 10;
 
 /// How long the end waits for the disk, each of two times.
 const FINISH_LIMIT: Duration = Duration::from_secs(1);
@@ -94,7 +100,10 @@ struct Marks {
     pods: HashMap<PodId, Option<(ResourceVersion, Bytes)>>,
     /// Pods and endpoints; without the endpoint itself when there is none of the digest any more.
     endpoints: HashMap<(PodId, Digest), Option<Endpoint>>,
+    /// Of the bodies.
     bytes: usize,
+    /// Of the bodies that came with pods which were new.
+    new_bytes: usize,
 }
 
 impl Marks {
@@ -106,7 +115,7 @@ impl Marks {
         let length = |body: &Option<(ResourceVersion, Bytes)>| body.as_ref().map_or(0, |(_, json)| json.len());
         let entry = self.pods.entry(pod);
         let before = if let Entry::Occupied(entry) = &entry { length(entry.get()) } else { 0 };
-        let body = body.filter(|(_, json)| self.bytes - before + json.len() <= BODIES_BYTES);
+        let body = body.filter(|(_, json)| self.bytes - before + json.len() <= MOST_BYTES);
         self.bytes = self.bytes - before + length(&body);
         entry.insert_entry(body);
     }
@@ -177,6 +186,9 @@ impl Journal {
     /// The state of a pod has changed.
     pub(super) fn changed(&mut self, change: &Change) {
         let json = &change.pod.json;
+        if change.kind == Kind::Added {
+            self.marks.new_bytes += json.len();
+        }
         self.marks.pod(change.pod.id.clone(), (!json.is_empty()).then(|| (change.pod.version, json.clone())));
     }
 
@@ -192,7 +204,7 @@ impl Journal {
 
     /// Whether so much has changed that it should be written at once.
     pub(super) fn is_full(&self) -> bool {
-        self.marks.bytes >= BODIES_BYTES / 2
+        self.marks.bytes >= MANY_BYTES || self.marks.new_bytes >= MANY_NEW_BYTES
     }
 
     /// Has written what has changed, as `known` and `due` tell that it is, unless the last time is still going on.

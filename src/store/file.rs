@@ -29,8 +29,8 @@ const LOCK: &str = "k8vent.lock";
 /// The form of the tables below. It is the first; what reads an older one goes into [`File::open`].
 const FORMAT: u64 = 1;
 
-/// Memory for pages: a change touches few of them, and all are read only at a start.
-const CACHE_BYTES: usize = 2 << 20;
+/// Memory for pages: a change touches few of them, and all are read only at a start. More makes nothing faster here.
+const CACHE_BYTES: usize = 512 << 10;
 
 /// Fewer states than this are not worth compacting for when they were more.
 const WORTH_COMPACTING: u64 = 1000;

@@ -11,7 +11,7 @@ pub(crate) fn kube(file: &str) -> String {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("kube").join(file).display().to_string()
 }
 
-/// The pod that a Deployment or StatefulSet of ours makes, as its controller would create it.
+/// The pod that a Deployment or `StatefulSet` of ours makes, as its controller would create it.
 pub(crate) async fn pod_of(plane: &ControlPlane, file: &str) -> Value {
     let path = kube(file);
     let text = plane.kubectl(&["create", "--dry-run=client", "-o", "json", "-f", &path]).await.unwrap();
