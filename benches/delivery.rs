@@ -13,7 +13,7 @@
 )]
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     env, fs, iter,
     path::{Path, PathBuf},
     process::ExitCode,
@@ -35,7 +35,7 @@ const TEMPLATE: &str = "pod-000000";
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     let wanted: Vec<String> = env::args().skip(1).filter(|arg| !arg.starts_with("--")).collect();
-    let all = ["memory", "paced", "saturated", "hanging", "start"];
+    let all = ["memory", "paced", "saturated", "hanging", "start", "kills"];
     if let Some(unknown) = wanted.iter().find(|name| !all.contains(&name.as_str())) {
         eprintln!("there is no {unknown}: choose from {}", all.join(", "));
         return ExitCode::from(2);
@@ -46,7 +46,8 @@ async fn main() -> ExitCode {
             "paced" => paced().await,
             "saturated" => saturated().await,
             "hanging" => hanging().await,
-            _ => start().await,
+            "start" => start().await,
+            _ => kills().await,
         }
     }
     ExitCode::SUCCESS
@@ -61,6 +62,10 @@ fn megabytes(kilobytes: u64) -> String {
 }
 
 fn k8vent(kubeconfig: &Path, receivers: &[&Receiver]) -> Process {
+    run(&args(kubeconfig, receivers))
+}
+
+fn args(kubeconfig: &Path, receivers: &[&Receiver]) -> Vec<String> {
     let mut args = vec![format!("--kubeconfig={}", kubeconfig.display()), "--drain-timeout=0s".to_owned()];
     args.extend(receivers.iter().map(|receiver| format!("--url={}", receiver.url("/"))));
     // Cargo adds `--bench` by itself.
@@ -68,9 +73,13 @@ fn k8vent(kubeconfig: &Path, receivers: &[&Receiver]) -> Process {
         env::args().skip(1).filter(|arg| arg.starts_with("--") && arg != "--bench" && !arg.starts_with("--state-dir=")),
     );
     args.extend(new_state_dir().map(|dir| format!("--state-dir={}", dir.display())));
+    args
+}
+
+fn run(args: &[String]) -> Process {
     let none = iter::empty::<(&str, &str)>();
     let binary = env::var_os("K8VENT_STATIC_BINARY").unwrap_or_else(|| env!("CARGO_BIN_EXE_k8vent").into());
-    Process::start(Path::new(&binary), &args, none).expect("the binary starts")
+    Process::start(Path::new(&binary), args, none).expect("the binary starts")
 }
 
 /// A folder that no k8vent has used, if there is to be one.
@@ -246,4 +255,56 @@ async fn start() {
     row("a start with 2,000 pods, until all are delivered", &format!("{:.2} s", begin.elapsed().as_secs_f64()));
     row("connections opened at a start with 2,000 pods", &receiver.connections().to_string());
     k8vent.signal(Signal::Term);
+}
+
+/// Ten times killed and started again, while 2,000 pods change at 400 a second and 200 do not.
+async fn kills() {
+    const CHANGING: usize = 2_000;
+    const ALL: usize = 2_200;
+    let cluster = Cluster::start().await;
+    cluster.grow(1, ALL).await;
+    let receiver = Receiver::http().await.expect("a port is free");
+    let mut args = args(&cluster.plane.kubeconfig_direct().await, &[&receiver]);
+    // Which container it is, as the manifests tell it.
+    args.push("--identity=bench".to_owned());
+    let mut k8vent = run(&args);
+    receiver.wait_for(LIMIT, |requests| requests.len() >= ALL).await.expect("every pod is sent");
+    sleep(Duration::from_secs(5)).await;
+    let mut change = 0;
+    let mut tick = interval(Duration::from_micros(2_500));
+    tick.set_missed_tick_behavior(MissedTickBehavior::Burst);
+    let begin = Instant::now();
+    for _ in 0..10 {
+        for _ in 0..2_400 {
+            tick.tick().await;
+            change += 1;
+            cluster.put(change % CHANGING, change).await;
+        }
+        k8vent.signal(Signal::Kill);
+        k8vent.wait(LIMIT).await.expect("it is killed");
+        k8vent = run(&args);
+    }
+    let rate = change as f64 / begin.elapsed().as_secs_f64();
+    let is_last = |request: &&Received| counter(request) + CHANGING > change;
+    let subject = |request: &Received| request.header("ce-subject").expect("a pod").to_owned();
+    let requests = loop {
+        let requests = receiver.requests();
+        if requests.iter().rev().filter(is_last).map(subject).collect::<HashSet<_>>().len() >= CHANGING {
+            break requests;
+        }
+        assert!(begin.elapsed() < LIMIT, "every last state is sent");
+        sleep(Duration::from_secs(1)).await;
+    };
+    let (mut ids, mut last, mut stale, mut unchanged) = (HashSet::new(), HashMap::new(), 0, 0);
+    for request in &requests {
+        ids.insert(request.header("ce-id").expect("an id"));
+        let before = last.insert(subject(request), counter(request));
+        stale += usize::from(before.is_some_and(|before| before > counter(request)));
+        unchanged += usize::from(counter(request) == 0);
+    }
+    row("changes a second, killed ten times", &format!("{rate:.0}"));
+    row("states sent", &requests.len().to_string());
+    row("of these sent again", &(requests.len() - ids.len()).to_string());
+    row("of these sent after a newer one of the same pod", &stale.to_string());
+    row("states of the pods before any change, 2,200 once", &unchanged.to_string());
 }

@@ -7,7 +7,7 @@ mkdir "$work/logs"
 followers='' pod=''
 # What is there at the end and was not at the beginning.
 ours=(namespace/k8vent namespace/k8vent-test clusterrole/k8vent clusterrole/k8vent-test
-  clusterrolebinding/k8vent clusterrolebinding/k8vent-test)
+  clusterrolebinding/k8vent clusterrolebinding/k8vent-test persistentvolume/k8vent-test)
 
 usage() {
   sed -n -e 1d -e '/^set /q' -e 's/^# \{0,1\}//p' "$here/run" >&2

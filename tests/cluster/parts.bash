@@ -223,6 +223,81 @@ part_replicas() {
 leader() { value k8vent lease/k8vent '{.spec.holderIdentity}'; }
 has_another_leader() { [ -n "$(leader)" ] && [ "$(leader)" != "$1" ]; }
 
+part_state() {
+  local log steady victims
+  is_installed
+  check "five pods run" is_crowded
+  check "a pod that nothing happens to" steady
+  check "all living pods are told, as they are" soon all_told
+  steady=$(ask count "name == 'steady'")
+  control hold >/dev/null
+  tests annotate pods --selector app=crowd step=21 >/dev/null
+  check "states wait, and are on the disk" soon says 'k8vent_kept_states_waiting ([5-9]|[1-9][0-9]+)$' probe "$pod" metrics 200
+  check "its process is ended, with states that wait" end_process
+  check "its container is started again" \
+    soon is 1 value k8vent "pod/$pod" '{.status.containerStatuses[0].restartCount}'
+  check "and goes on from its state directory" soon says '"message":"going on from the state directory"' k8vent logs "$pod"
+  victims=$(uids crowd)
+  tests delete pods --selector app=crowd --wait=false >/dev/null
+  control release >/dev/null
+  # shellcheck disable=SC2086
+  check "every delete in the meantime is told" soon ask deleted $victims
+  check "all living pods are told, as they are" soon all_told
+  check "of what nothing happened to, nothing is told again" is "$steady" ask count "name == 'steady'"
+
+  volume
+  check "the steps for the StatefulSet work" as_written "### The state directory" 1 \
+    -e "s/rollout status/& --timeout=${LIMIT}s/"
+  adopt
+  check "it is the StatefulSet's pod" is k8vent-0 echo "$pod"
+  check "five pods run" is_crowded
+  check "all living pods are told, as they are" soon all_told
+  steady=$(ask count "name == 'steady'")
+  log=$follower
+  k8vent delete pod k8vent-0 >/dev/null
+  check "its pod ends" soon ended "$log"
+  victims=$(uids crowd)
+  tests delete pods --selector app=crowd --wait=false >/dev/null
+  check "another takes its place" k8vent rollout status statefulset/k8vent --timeout "${LIMIT}s"
+  check "and goes on from its volume" soon says '"message":"going on from the state directory"' k8vent logs k8vent-0
+  # shellcheck disable=SC2086
+  check "every delete in the meantime is told" soon ask deleted $victims
+  check "all living pods are told, as they are" soon all_told
+  check "of what nothing happened to, nothing is told again" is "$steady" ask count "name == 'steady'"
+  check "no pod is told in a state older than before" ask ordered across
+  k8vent delete statefulset/k8vent >/dev/null
+  kubectl apply --filename kube/deployment-rbac.yaml >/dev/null
+  check "the Deployment becomes ready again" becomes_ready
+  adopt
+}
+
+steady() {
+  workload "Runs until" | kubectl apply --filename - &&
+    soon ask any "name == 'steady' and phase == 'Running' and 'Ready' in conditions"
+}
+
+end_process() {
+  k8vent debug "pod/$pod" --image "$RECEIVER_IMAGE" --target k8vent --container end --profile restricted \
+    -- python3 -c 'import os; os.kill(1, 15)'
+}
+
+# What the claim of the StatefulSet is bound to, where the cluster has no volumes of its own.
+volume() {
+  [ -n "$VOLUME_DIR" ] || return 0
+  kubectl create --filename - >/dev/null <<EOF
+apiVersion: v1
+kind: PersistentVolume
+metadata: {name: k8vent-test}
+spec:
+  capacity: {storage: 1Gi}
+  accessModes: [ReadWriteOnce]
+  claimRef: {namespace: k8vent, name: state-k8vent-0}
+  local: {path: $VOLUME_DIR}
+  nodeAffinity:
+    required: {nodeSelectorTerms: [{matchExpressions: [{key: kubernetes.io/os, operator: In, values: [linux]}]}]}
+EOF
+}
+
 part_update() {
   local version old
   is_installed
