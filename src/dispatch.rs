@@ -185,6 +185,17 @@ impl Dispatcher {
         self.queues.iter().map(|(endpoint, entry)| (endpoint, entry.queue.len())).filter(|(_, left)| *left > 0)
     }
 
+    /// How many deliveries there are, those that wait for one in flight not counted.
+    #[must_use]
+    pub fn deliveries(&self) -> usize {
+        self.queues.values().map(|entry| entry.queue.len()).sum()
+    }
+
+    /// Of which pods something waits or is in flight, and for which endpoints.
+    pub fn pods(&self) -> impl Iterator<Item = (&Endpoint, &PodId)> {
+        self.queues.iter().flat_map(|(endpoint, entry)| entry.queue.pods().map(move |pod| (endpoint, pod)))
+    }
+
     /// The endpoints that have not had everything, and the version up to which they have.
     pub fn behind(&self) -> impl Iterator<Item = (&Endpoint, ResourceVersion)> {
         self.queues.iter().filter_map(|(endpoint, entry)| Some((endpoint, entry.queue.ended()?)))

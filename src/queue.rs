@@ -117,6 +117,11 @@ impl Queue {
         self.pods.len()
     }
 
+    /// The pods that have a state that waits or is in flight.
+    pub(crate) fn pods(&self) -> impl Iterator<Item = &PodId> {
+        self.pods.keys()
+    }
+
     /// The version up to which everything has ended; `None` while nothing waits and nothing is in flight.
     pub(crate) fn ended(&self) -> Option<ResourceVersion> {
         self.pods.values().flat_map(Slot::deliveries).map(|delivery| delivery.since).min()

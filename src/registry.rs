@@ -118,6 +118,11 @@ impl Registry {
         self.known.len()
     }
 
+    /// The pods that are known.
+    pub fn pods(&self) -> impl Iterator<Item = &PodId> {
+        self.known.keys()
+    }
+
     /// Whether no pod is known.
     #[must_use]
     pub fn is_empty(&self) -> bool {

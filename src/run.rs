@@ -278,6 +278,11 @@ impl Core {
     /// Has what has changed written to the state directory.
     fn keep(&mut self) {
         let Some(journal) = &mut self.journal else { return };
+        if journal.is_overlong(self.registry.len() + self.dispatcher.deliveries()) {
+            journal.begin_anew();
+            self.registry.pods().for_each(|pod| journal.known(pod));
+            self.dispatcher.pods().for_each(|(endpoint, pod)| journal.touched(pod, endpoint));
+        }
         journal.keep(
             self.registry.told(self.scopes),
             self.past.global(),

@@ -32,6 +32,10 @@ const MANY_BYTES: usize = 8 << 20;
 /// The same for bodies of pods that are new, as in the first list: nothing will take the place of most of them.
 const MANY_NEW_BYTES: usize = 256 << 10;
 
+/// While nothing can be written, pods come and go, and each leaves a mark that it is gone. When there are so many more
+/// marks than pods and deliveries, all that there is takes their place.
+const MORE_MARKS: usize = 10_000;
+
 /// How long the end waits for the disk, each of two times.
 const FINISH_LIMIT: Duration = Duration::from_secs(1);
 
@@ -181,6 +185,16 @@ impl Journal {
     pub(super) fn begin_anew(&mut self) {
         self.anew = true;
         self.marks = Marks::default();
+    }
+
+    /// Whether it would be less to write all that there is, which is so much, than what has changed.
+    pub(super) fn is_overlong(&self, all: usize) -> bool {
+        self.marks.pods.len() + self.marks.endpoints.len() > 2 * all + MORE_MARKS
+    }
+
+    /// A pod is known, in a state that the store may not have.
+    pub(super) fn known(&mut self, pod: &PodId) {
+        self.marks.pod(pod.clone(), None);
     }
 
     /// The state of a pod has changed.

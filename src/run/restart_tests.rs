@@ -383,3 +383,34 @@ proptest! {
         no_last_state_is_lost(true, true, steps);
     }
 }
+
+/// Each of these pods is gone soon after it came; that it is gone would have to be written of each.
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_written_takes_no_more_memory_than_what_there_is() {
+    let (mut core, _told) = core(None, false);
+    let (store, commands) = Store::by_hand();
+    core.take_up(Directory { store, selection: Digest::of(""), term: None }, Ok(None));
+    let keep = |core: &mut Core| {
+        core.keep();
+        let Ok(Command::Keep(changes, reply)) = commands.try_recv() else { return None };
+        reply.send(Err(Fault::closed())).unwrap();
+        Some(changes)
+    };
+    let accepted = End::Posted(Outcome::Answered { status: StatusCode::NO_CONTENT, retry_after: None });
+    for number in 1..20_000 {
+        let version = 2 * u64::try_from(number).unwrap();
+        for what in [What::Changed(pod(number, version)), What::Deleted(pod(number, version + 1))] {
+            assert!(core.observe(PodEvent { scope: Scope(0), what }).is_continue());
+        }
+        while let Some(attempt) = core.dispatcher.next(Instant::now()) {
+            core.settle(attempt, &accepted, Duration::ZERO);
+        }
+        if number % 100 == 0 {
+            keep(&mut core);
+        }
+    }
+    tokio::time::advance(Duration::from_secs(6)).await;
+    let changes = keep(&mut core).expect("it is tried again");
+    assert!(changes.anew, "what is there now takes the place of all that was");
+    assert!(changes.known.len() + changes.due.len() < 15_000, "{} {}", changes.known.len(), changes.due.len());
+}
