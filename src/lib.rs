@@ -19,8 +19,9 @@
 //! A [`source`] tells what happens to pods. The [`registry`] holds which pods are known and makes of each event the
 //! changes that it means; the [`route`] of a pod says where they go. The [`dispatch`]er keeps a coalescing queue for
 //! each [`endpoint`] and hands out attempts, of which a [`request`] is made and given to the [`sink`]; how that ended
-//! decides what becomes of the delivery ([`verdict`]). [`run()`] drives all of it in one task. The core knows neither
-//! Kubernetes clients nor HTTP clients: [`program`] puts it together with the adapters, as [`cli`] and [`settings`] say.
+//! decides what becomes of the delivery ([`verdict`]). [`run()`] drives all of it in one task. What the next start has to
+//! know is a [`position`] in a [`lease`], and in more detail a [`store`] on disk. The core knows neither Kubernetes clients
+//! nor HTTP clients: [`program`] puts it together with the adapters, as [`cli`] and [`settings`] say.
 
 pub mod pod;
 pub mod source;

@@ -285,7 +285,7 @@ impl Core {
         }
         journal.keep(
             self.registry.told(self.scopes),
-            self.past.global(),
+            self.past.global().iter().filter(|endpoint| self.restored.has_had_all(endpoint)),
             |pod| self.registry.known(pod),
             |pod, endpoint| Some(self.dispatcher.due(endpoint, pod)?.due(endpoint.digest())),
             &self.shared.metrics,

@@ -19,6 +19,9 @@ use crate::{
     verdict::End,
 };
 
+/// How long a body may take to come from the disk, before it is read from the API server or done without.
+const DISK_LIMIT: Duration = Duration::from_secs(5);
+
 /// All that attempts are made with.
 pub(super) struct Maker<'a, Source, Sink> {
     pub(super) source: &'a Source,
@@ -78,6 +81,6 @@ impl<Source: PodSource, Sink: WebhookSink> Maker<'_, Source, Sink> {
     /// The JSON that is on disk: of the state itself, and of a delete that was missed the last one that was seen.
     async fn kept(&self, delivery: &Delivery) -> Option<Bytes> {
         let version = (delivery.kind != Kind::Deleted).then_some(delivery.version);
-        timeout(self.limit, self.store.as_ref()?.body(&delivery.pod, version)).await.ok()?
+        timeout(DISK_LIMIT, self.store.as_ref()?.body(&delivery.pod, version)).await.ok()?
     }
 }

@@ -221,11 +221,12 @@ impl Journal {
         self.marks.bytes >= MANY_BYTES || self.marks.new_bytes >= MANY_NEW_BYTES
     }
 
-    /// Has written what has changed, as `known` and `due` tell that it is, unless the last time is still going on.
-    pub(super) fn keep(
+    /// Has written what has changed, as `known` and `due` tell that it is, unless the last time is still going on. `told`
+    /// and `global` are those of the [`Mark`].
+    pub(super) fn keep<'a>(
         &mut self,
         told: Option<Vec<ResourceVersion>>,
-        global: &[Endpoint],
+        global: impl Iterator<Item = &'a Endpoint>,
         known: impl Fn(&PodId) -> Option<Known>,
         due: impl Fn(&PodId, &Endpoint) -> Option<Due>,
         metrics: &Metrics,
@@ -237,7 +238,7 @@ impl Journal {
                 Err(oneshot::error::TryRecvError::Closed) => self.kept(Err(Fault::closed()), metrics),
             }
         }
-        let global = global.iter().map(Endpoint::digest).collect();
+        let global = global.map(Endpoint::digest).collect();
         let mark = Mark { selection: self.selection, term: self.term.clone(), told, global };
         if self.marks.is_empty() && !self.anew && self.mark.as_ref() == Some(&mark) {
             return;

@@ -20,7 +20,7 @@ use crate::{
     route::Origin,
     sink::Outcome,
     source::Scope,
-    store::{Command, Due, Known, Memory, Size, Store},
+    store::{Command, Due, Known, Mark, Memory, Size, Store},
 };
 
 const PODS: usize = 5;
@@ -382,6 +382,38 @@ proptest! {
     fn no_crash_loses_a_last_state_with_both(steps in prop::collection::vec(step(), 0..120)) {
         no_last_state_is_lost(true, true, steps);
     }
+}
+
+/// Otherwise a crash before the list would have it miss every pod that does not change.
+#[test]
+fn an_endpoint_counts_as_introduced_when_the_list_has_told_of_every_pod() {
+    let known =
+        |number| Known { id: pod(number, 5).id, version: ResourceVersion(5), scope: Scope(0), annotation: None };
+    let (old, new) = (endpoint(0).digest(), endpoint(1).digest());
+    let mark = Mark { selection: Digest::of(""), term: None, told: Some(vec![ResourceVersion(5)]), global: vec![old] };
+    let memory = Memory { mark, known: vec![known(1), known(2)], due: vec![] };
+    let (mut core, _told) = core(None, false);
+    let (store, commands) = Store::by_hand();
+    core.take_up(Directory { store, selection: Digest::of(""), term: None }, Ok(Some(memory)));
+    let keep = |core: &mut Core| {
+        core.keep();
+        let Ok(Command::Keep(changes, reply)) = commands.try_recv() else { panic!("nothing is written") };
+        reply.send(Ok(Size::default())).unwrap();
+        (
+            changes.mark.global,
+            changes.due.into_iter().map(|(pod, to, _)| (pod.uid().to_owned(), to)).collect::<Vec<_>>(),
+        )
+    };
+    assert_eq!(keep(&mut core), (vec![old], vec![]));
+    for what in [What::ListBegan, What::Listed(pod(1, 5))] {
+        assert!(core.observe(PodEvent { scope: Scope(0), what }).is_continue());
+    }
+    assert_eq!(keep(&mut core), (vec![old], vec![("1".to_owned(), new)]));
+    // The other one is gone, which the watch tells.
+    for what in [What::ListEnded(ResourceVersion(9)), What::Watching(ResourceVersion(9))] {
+        assert!(core.observe(PodEvent { scope: Scope(0), what }).is_continue());
+    }
+    assert_eq!(keep(&mut core).0, [old, new]);
 }
 
 /// Each of these pods is gone soon after it came; that it is gone would have to be written of each.

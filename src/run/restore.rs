@@ -32,6 +32,14 @@ pub(super) struct Restored {
     had: HashSet<Digest>,
 }
 
+impl Restored {
+    /// Whether an endpoint has had, or is due, every pod that is known: one that was not there before is not before the
+    /// list has told of them.
+    pub(super) fn has_had_all(&self, endpoint: &Endpoint) -> bool {
+        self.to_introduce.is_empty() || self.had.contains(&endpoint.digest())
+    }
+}
+
 impl Core {
     /// Knows what was known.
     pub(super) fn restore(&mut self, memory: Memory) {
@@ -64,9 +72,7 @@ impl Core {
 
     /// Lets wait again what was due of a pod, with the body if it is of that version.
     pub(super) fn release(&mut self, pod: &PodId, newest: Option<(ResourceVersion, &Bytes)>) {
-        if self.restored.due.is_empty() {
-            return;
-        }
+        self.restored.to_introduce.remove(pod);
         for due in self.restored.due.remove(pod).unwrap_or_default() {
             let json = newest.filter(|(version, _)| *version == due.version).map(|(_, json)| json);
             self.wait_again(&due, json);
