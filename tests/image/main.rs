@@ -5,6 +5,7 @@
 
 use std::{
     env, fs,
+    io::Write,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::Command,
@@ -14,6 +15,9 @@ use std::{
 use k8vent_harness::{ControlPlane, Process, Receiver, image::Image, manifest, name_server::NameServer};
 
 const LIMIT: Duration = Duration::from_mins(1);
+
+/// Where the manifests have the state directory.
+const VOLUME: &str = "/var/lib/k8vent";
 
 fn binary() -> PathBuf {
     let named = env::var_os("K8VENT_STATIC_BINARY").map(PathBuf::from);
@@ -28,8 +32,8 @@ fn folder() -> tempfile::TempDir {
 }
 
 /// Runs the image as a restricted pod is run: as its user, without capabilities, with a root that cannot be written.
-/// `mounts` are files from outside, as a kubelet puts them there.
-fn run(image: &Image, root: &Path, mounts: &[(&Path, &str)], args: &[&str]) -> Process {
+/// `mounts` are files from outside, as a kubelet puts them there, and `volume` a folder that may be written, at [`VOLUME`].
+fn run(image: &Image, root: &Path, mounts: &[(&Path, &str)], volume: Option<&Path>, args: &[&str]) -> Process {
     let (user, group) = image.user();
     let (user, group) = (user.to_string(), group.to_string());
     let mut line = vec!["--reuid", &user, "--regid", &group, "--clear-groups", "bwrap", "--die-with-parent"];
@@ -43,6 +47,10 @@ fn run(image: &Image, root: &Path, mounts: &[(&Path, &str)], args: &[&str]) -> P
         fs::write(root.join(inside.trim_start_matches('/')), "").expect("a place to mount on");
         line.extend(["--ro-bind", outside.to_str().unwrap(), inside]);
     }
+    if let Some(volume) = volume {
+        fs::create_dir_all(root.join(VOLUME.trim_start_matches('/'))).expect("a place to mount on");
+        line.extend(["--bind", volume.to_str().unwrap(), VOLUME]);
+    }
     line.extend(image.entrypoint());
     line.extend(args);
     Process::start(Path::new("setpriv"), line, [("PATH", env::var("PATH").unwrap())]).expect("setpriv starts")
@@ -54,6 +62,11 @@ fn child(process: &Process) -> u32 {
     let children = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).unwrap();
     let mut children = children.split_whitespace().map(|child| child.parse().expect("a process id"));
     children.find(|child| status(*child, "Name") == "k8vent").expect("bubblewrap has started it")
+}
+
+fn kill(signal: &str, process: &Process) {
+    let line = format!("kill -{signal} {}", child(process));
+    assert!(Command::new("/bin/sh").args(["-c", &line]).status().unwrap().success(), "{line}");
 }
 
 fn status(process: u32, field: &str) -> String {
@@ -83,7 +96,7 @@ async fn the_image_delivers_from_an_empty_root_without_any_right() {
     let url = format!("--url=https://receiver.test:{}/hook", receiver.address().port());
     let mounts = [(resolv.as_path(), "/etc/resolv.conf"), (kubeconfig.as_path(), "/kubeconfig")];
     let args = ["--kubeconfig=/kubeconfig", &url, "--namespace", &namespace];
-    let mut process = run(&image, root.path(), &mounts, &args);
+    let mut process = run(&image, root.path(), &mounts, None, &args);
     api.create_pod(&namespace, &manifest::pod("a")).await.unwrap();
     let received = receiver.wait_for(LIMIT, |requests| !requests.is_empty()).await;
     let received = received.unwrap_or_else(|late| panic!("{late}\n{:?}", process.stderr().lines()));
@@ -100,7 +113,83 @@ async fn the_image_delivers_from_an_empty_root_without_any_right() {
     let options: Vec<_> = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>()).collect();
     assert!(options.iter().all(|mount| mount[5].split(',').any(|option| option == "ro")), "{mounts}");
 
-    let ended = Command::new("/bin/sh").args(["-c", &format!("kill -TERM {k8vent}")]).status().unwrap();
-    assert!(ended.success());
+    kill("TERM", &process);
     assert_eq!(process.exit_code(LIMIT).await.unwrap(), Some(0), "{:?}", process.stderr().lines());
+}
+
+/// A file system of so many bytes.
+struct Volume(tempfile::TempDir);
+
+impl Volume {
+    fn new(bytes: usize) -> Self {
+        let folder = folder();
+        let options = format!("size={bytes},mode=0777");
+        let mounted =
+            Command::new("mount").args(["-t", "tmpfs", "-o", &options, "k8vent-test"]).arg(folder.path()).status();
+        assert!(mounted.unwrap().success(), "root may mount");
+        Self(folder)
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// Leaves no room.
+    fn fill(&self) {
+        let mut ballast = fs::File::create(self.path().join("ballast")).unwrap();
+        while ballast.write_all(&[0; 4096]).is_ok() {}
+    }
+
+    fn free(&self) {
+        fs::remove_file(self.path().join("ballast")).unwrap();
+    }
+}
+
+impl Drop for Volume {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(self.path()).status();
+    }
+}
+
+#[tokio::test]
+async fn a_full_volume_is_told_stops_no_delivery_and_is_written_again_when_there_is_room() {
+    let plane = ControlPlane::shared().await;
+    let namespace = plane.namespace("volume").await.unwrap();
+    let (api, receiver, volume) = (plane.api().await, Receiver::http().await.unwrap(), Volume::new(2 << 20));
+    let (root, outside) = (folder(), folder());
+    let bundle = outside.path().join("ca.pem");
+    fs::write(&bundle, plane.ca_pem()).unwrap();
+    let image = Image::new(&binary(), &bundle).unwrap_or_else(|error| panic!("{error}"));
+    image.lay_out(root.path()).unwrap();
+    let kubeconfig = outside.path().join("kubeconfig");
+    fs::copy(plane.kubeconfig_admin(), &kubeconfig).unwrap();
+    let url = format!("--url={}", receiver.url("/hook"));
+    let state = format!("--state-dir={VOLUME}");
+    let args = ["--kubeconfig=/kubeconfig", &url, "--namespace", &namespace, &state];
+    let start = || run(&image, root.path(), &[(&kubeconfig, "/kubeconfig")], Some(volume.path()), &args);
+    let says = |text: &'static str| {
+        move |log: &serde_json::Value| log["message"].as_str().is_some_and(|message| message.contains(text))
+    };
+    let mut process = start();
+    process.wait_for_log(LIMIT, says("list complete")).await.unwrap_or_else(|late| panic!("{late}"));
+    volume.fill();
+    for n in 0..40 {
+        api.create_pod(&namespace, &manifest::pod(&format!("pod-{n}"))).await.unwrap();
+    }
+    let log = process.wait_for_log(LIMIT, says("the state directory cannot be written")).await.unwrap();
+    assert!(log["error"].as_str().unwrap().contains("No space left on device"), "{log}");
+    receiver.wait_for_count(LIMIT, 40).await.unwrap();
+
+    volume.free();
+    process.wait_for_log(LIMIT, says("the state directory is written again")).await.unwrap();
+    kill("KILL", &process);
+    process.wait(LIMIT).await.unwrap();
+    let mut second = start();
+    let log = second.wait_for_log(LIMIT, says("going on from the state directory")).await.unwrap();
+    assert_eq!(log["pods"], 40, "{log}");
+    api.create_pod(&namespace, &manifest::pod("last")).await.unwrap();
+    receiver.wait_for_count(LIMIT, 41).await.unwrap();
+    kill("TERM", &second);
+    assert_eq!(second.exit_code(LIMIT).await.unwrap(), Some(0), "{:?}", second.stderr().lines());
+    assert_eq!(receiver.count(), 41, "nothing is sent twice");
 }
