@@ -234,7 +234,9 @@ impl Settings {
             )?,
             lease: given.optional(options.lease, "lease", "K8VENT_LEASE", LEASE, lease)?,
             identity: given.text(options.identity, "identity", "K8VENT_IDENTITY").map(|(_, v)| v),
-            state_dir: given.text(options.state_dir, "state-dir", "K8VENT_STATE_DIR").map(|(_, v)| v.into()),
+            state_dir: given.optional(options.state_dir, "state-dir", "K8VENT_STATE_DIR", FOLDER, |text| {
+                (!text.is_empty()).then(|| text.into())
+            })?,
             listen: given.optional(options.listen, "listen", "K8VENT_LISTEN", ADDRESS, address)?,
             log: LogSettings {
                 level: given.parsed(
@@ -266,6 +268,7 @@ impl Settings {
 const DURATION: &str = "a duration like 500ms, 30s or 1h30m, and not 0";
 const ADDRESS: &str = "an address and port like 0.0.0.0:8080, [::]:8080 or :8080";
 const LEASE: &str = "NAME or NAMESPACE/NAME, of small letters, digits, hyphens and dots";
+const FOLDER: &str = "the path of a folder";
 const SOURCE: &str = "a name or URI reference without blanks";
 
 /// What headers of `--header` may not be: they are of the connection, or have a meaning that receivers rely on.

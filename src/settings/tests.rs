@@ -90,6 +90,7 @@ fn a_wrong_value_is_told_with_its_option_and_what_would_be_right() {
         ("--queue-bytes=99999999999Gi", "--queue-bytes: "),
         ("--lease=a/b/c", "--lease: \"a/b/c\" is wrong: expected NAME or NAMESPACE/NAME"),
         ("--lease=Big", "--lease: \"Big\" is wrong: expected NAME or NAMESPACE/NAME"),
+        ("--state-dir=", "--state-dir: \"\" is wrong: expected the path of a folder"),
         ("--listen=8080", "--listen: \"8080\" is wrong: expected an address"),
         ("--log-level=loud", "--log-level: \"loud\" is wrong: expected error, warn, info, debug or trace"),
         ("--log-level=3", "--log-level: \"3\" is wrong"),
