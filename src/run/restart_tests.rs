@@ -12,15 +12,18 @@ use tokio::sync::watch;
 
 use super::*;
 use crate::{
+    delivery::Delivery,
     digest::Digest,
+    dispatch::Attempt,
     endpoint::Endpoint,
     pod::{Pod, ResourceVersion},
     position::Position,
     registry::Kind,
     route::Origin,
     sink::Outcome,
-    source::Scope,
-    store::{Command, Due, Known, Mark, Memory, Size, Store},
+    source::{Scope, What},
+    store::{Command, Due, Fault, Known, Mark, Memory, Size, Store},
+    verdict::End,
 };
 
 const PODS: usize = 5;
@@ -344,17 +347,7 @@ fn core(found: Option<Position>, has_lease: bool) -> (Core, watch::Receiver<Opti
     let record = Record { selection: Digest::of(""), found, told };
     let shared = Shared::new(Instant::now());
     let limits = Limits { concurrency: 2, queue_bytes: 1 << 20, give_up_after: Duration::from_hours(1) };
-    let core = Core {
-        past: Past::new(has_lease.then_some(record), router.global()),
-        registry: Registry::new(router),
-        dispatcher: Dispatcher::new(limits, shared.metrics.clone()),
-        journal: None,
-        restored: Restored::default(),
-        limits,
-        shared,
-        fence: Fence::open(),
-        scopes: 1,
-    };
+    let core = Core::new(router, has_lease.then_some(record), limits, 1, Fence::open(), shared);
     (core, positions)
 }
 

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use tokio::time::Instant;
 
-use super::Core;
+use super::core::Core;
 use crate::{
     delivery::{Delivery, body},
     digest::Digest,

@@ -13,7 +13,7 @@ use crate::{
     endpoint::Endpoint,
     pod::{Pod, PodId, ResourceVersion},
     sink::{MockWebhookSink, Outcome},
-    source::{MockPodSource, Scope},
+    source::{MockPodSource, Scope, What},
 };
 
 fn pod(name: &str, version: u64) -> Pod {
