@@ -150,6 +150,8 @@ pub async fn run(
             event = next(&mut events, pace.may_read(core.dispatcher.backlog())) => {
                 let Some(event) = event else { break Ended::SourceEnded };
                 if core.observe(event).is_break() {
+                    // Their queues are gone.
+                    attempts.clear();
                     events = Some(Box::pin(source.events(Vec::new())));
                 }
                 pace.has_read();

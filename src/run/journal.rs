@@ -95,6 +95,7 @@ impl Failing {
 struct Writing {
     kept: oneshot::Receiver<Kept>,
     marks: Marks,
+    anew: bool,
 }
 
 /// What has changed.
@@ -185,6 +186,9 @@ impl Journal {
     pub(super) fn begin_anew(&mut self) {
         self.anew = true;
         self.marks = Marks::default();
+        if let Some(writing) = &mut self.writing {
+            writing.marks = Marks::default();
+        }
     }
 
     /// Whether it would be less to write all that there is, which is so much, than what has changed.
@@ -246,11 +250,11 @@ impl Journal {
         if self.failing.as_ref().is_some_and(|failing| Instant::now() < failing.retry) {
             return;
         }
-        let marks = std::mem::take(&mut self.marks);
+        let (marks, anew) = (std::mem::take(&mut self.marks), std::mem::take(&mut self.anew));
         let bodies = marks.pods.iter().filter_map(|(pod, body)| Some((pod.clone(), body.clone()?)));
         let changes = Changes {
             mark: mark.clone(),
-            anew: self.anew,
+            anew,
             known: marks.pods.keys().map(|pod| (pod.clone(), known(pod))).collect(),
             due: marks
                 .endpoints
@@ -262,7 +266,7 @@ impl Journal {
             bodies: bodies.map(|(pod, (version, json))| (pod, version, json)).collect(),
         };
         self.mark = Some(mark);
-        self.writing = Some(Writing { kept: self.store.keep(changes), marks });
+        self.writing = Some(Writing { kept: self.store.keep(changes), marks, anew });
     }
 
     /// Waits until what is being written is.
@@ -276,10 +280,9 @@ impl Journal {
     }
 
     fn kept(&mut self, kept: Kept, metrics: &Metrics) {
-        let Some(Writing { marks, .. }) = self.writing.take() else { return };
+        let Some(Writing { marks, anew, .. }) = self.writing.take() else { return };
         match kept {
             Ok(Size { bytes, due }) => {
-                self.anew = false;
                 self.bytes = bytes;
                 metrics.kept_waiting.set(i64::try_from(due).unwrap_or(i64::MAX));
                 let kept = self.mark.as_ref().and_then(|mark| mark.told.as_ref()?.iter().min());
@@ -291,6 +294,7 @@ impl Journal {
             }
             Err(fault) => {
                 self.marks.take_back(marks);
+                self.anew |= anew;
                 self.mark = None;
                 metrics.store_errors.inc();
                 if self.failing.is_none() {

@@ -439,3 +439,34 @@ async fn what_cannot_be_written_takes_no_more_memory_than_what_there_is() {
     assert!(changes.anew, "what is there now takes the place of all that was");
     assert!(changes.known.len() + changes.due.len() < 15_000, "{} {}", changes.known.len(), changes.due.len());
 }
+
+/// It is found out while what was written at the start is still on its way, and that write is not the one which empties
+/// the directory.
+#[tokio::test(start_paused = true)]
+async fn the_directory_of_a_cluster_that_turns_out_to_be_an_older_one_is_emptied() {
+    for first in [Ok(Size::default()), Err(Fault::closed())] {
+        let known = Known { id: pod(1, 50).id, version: ResourceVersion(50), scope: Scope(0), annotation: None };
+        let told = Some(vec![ResourceVersion(50)]);
+        let mark = Mark { selection: Digest::of(""), term: None, told, global: vec![endpoint(0).digest()] };
+        let (mut core, _told) = core(None, false);
+        let (store, commands) = Store::by_hand();
+        let memory = Memory { mark, known: vec![known], due: vec![] };
+        core.take_up(Directory { store, selection: Digest::of(""), term: None }, Ok(Some(memory)));
+        let Ok(Command::Keep(changes, reply)) = commands.try_recv() else { panic!("nothing is written") };
+        assert!(!changes.anew);
+        let list = |core: &mut Core| {
+            core.observe(PodEvent { scope: Scope(0), what: What::ListBegan }).is_break()
+                || core.observe(PodEvent { scope: Scope(0), what: What::Listed(pod(2, 5)) }).is_break()
+                || core.observe(PodEvent { scope: Scope(0), what: What::ListEnded(ResourceVersion(9)) }).is_break()
+        };
+        assert!(list(&mut core));
+        reply.send(first).unwrap();
+        assert!(!list(&mut core));
+        core.keep();
+        tokio::time::advance(Duration::from_secs(6)).await;
+        core.keep();
+        let Ok(Command::Keep(changes, _reply)) = commands.try_recv() else { panic!("nothing is written") };
+        let known: Vec<_> = changes.known.iter().map(|(pod, known)| (pod.uid(), known.is_some())).collect();
+        assert_eq!((changes.anew, known), (true, vec![("2", true)]));
+    }
+}

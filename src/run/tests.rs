@@ -6,12 +6,17 @@ use std::{
 use bytes::Bytes;
 use futures_util::stream;
 use http::{Request, StatusCode};
-use tokio::{sync::mpsc, time::timeout};
+use tokio::{
+    sync::{mpsc, watch},
+    time::timeout,
+};
 
 use super::*;
 use crate::{
+    digest::Digest,
     endpoint::Endpoint,
     pod::{Pod, PodId, ResourceVersion},
+    position::Position,
     sink::{MockWebhookSink, Outcome},
     source::{MockPodSource, Scope, What},
 };
@@ -245,4 +250,22 @@ async fn a_source_that_ends_is_an_error_and_not_a_clean_end() {
     let (sink, _seen) = Scripted::new([]);
     let ended = run(&source, &sink, plan(&["http://a/"]), shared(), stream::pending()).await;
     assert_eq!(ended, Ended::SourceEnded);
+}
+
+/// The position tells of versions that the cluster has not come to.
+#[tokio::test(start_paused = true)]
+async fn what_is_in_flight_when_the_cluster_turns_out_to_be_an_older_one_is_broken_off_and_sent_anew() {
+    let (sink, seen) = Scripted::new([("x", vec![Outcome::TimedOut])]);
+    let mut source = MockPodSource::new();
+    source
+        .expect_events()
+        .times(2)
+        .returning(|_| Box::pin(stream::iter(list([pod("x", 1), pod("y", 1)])).chain(stream::pending())));
+    let mut plan = plan(&["http://new/"]);
+    let selection = Digest::of("");
+    let found = Some(Position::new(selection, ResourceVersion(50), [], []));
+    plan.record = Some(Record { selection, found, told: watch::channel(None).0 });
+    let ended = run(&source, &sink, plan, shared(), signals(&[60])).await;
+    assert_eq!(ended, Ended::Drained);
+    assert_eq!(ids(seen), ["uid-x.1", "uid-y.1", "uid-x.1", "uid-y.1"]);
 }
