@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use crate::{
     probes::{address, get},
     restarts::{caught_up, create, ended, keep_changing, last_versions, position, url, versions},
-    support::{LIMIT, all_told, each, listed, name, requests, run, start, stop, told},
+    support::{LIMIT, all_told, each, ids, listed, name, requests, run, start, stop, told},
 };
 
 /// k8vent with a state directory and without a Lease.
@@ -114,6 +114,47 @@ async fn when_the_api_server_has_forgotten_deletes_are_told_with_the_last_body()
     requests(&receiver, 3).await;
     stop(third).await;
     assert_eq!(all_told(&receiver.requests()), ["deleted deleted", "updated changed", "updated same"]);
+}
+
+/// What is on disk is of a time that the cluster no longer has.
+#[tokio::test]
+async fn when_the_cluster_was_restored_from_a_backup_every_pod_is_sent_and_nothing_of_the_lost_time() {
+    let plane = ControlPlane::start().await.unwrap();
+    let namespace = plane.namespace("restored").await.unwrap();
+    let (api, receiver, dir) = (plane.api().await, Receiver::http().await.unwrap(), TempDir::new().unwrap());
+    create(&api, &namespace, &["same", "changed", "deleted"]).await;
+    plane.back_up().await.unwrap();
+    let etcd = plane.etcd();
+    each(500, |_| async { etcd.put("/k8vent/lost", b"").await.unwrap() }).await;
+    api.set_phase(&namespace, "changed", "Running").await.unwrap();
+    api.delete_pod(&namespace, "deleted").await.unwrap();
+    create(&api, &namespace, &["lost"]).await;
+    let lost = versions(&api, &namespace).await["lost"];
+    let mut first = k8vent(&plane.kubeconfig_admin(), &namespace, &dir, &[url(&receiver)]);
+    requests(&receiver, 3).await;
+    kept(&first, &api, &namespace, 0).await;
+    kill(&mut first).await;
+    receiver.clear();
+
+    plane.restore().await.unwrap();
+    let api = plane.api().await;
+    let mut second = k8vent(&plane.kubeconfig_admin(), &namespace, &dir, &[url(&receiver)]);
+    let told = |log: &Value| log["message"].as_str().is_some_and(|message| message.contains("newer than the cluster"));
+    second.wait_for_log(LIMIT, told).await.unwrap_or_else(|late| panic!("{late}"));
+    let all = receiver.wait_for(LIMIT, |all| ids(all).len() >= 3).await.unwrap_or_else(|late| panic!("{late}"));
+    assert_eq!(ids(&all).into_keys().collect::<Vec<_>>(), ["changed", "deleted", "same"]);
+    let newest = versions(&api, &namespace).await.into_values().max().unwrap();
+    metric(&second, "k8vent_kept_resource_version ", |kept| (newest..lost).contains(&kept)).await;
+    kept(&second, &api, &namespace, 0).await;
+    kill(&mut second).await;
+    receiver.clear();
+
+    let third = k8vent(&plane.kubeconfig_admin(), &namespace, &dir, &[url(&receiver)]);
+    listed(&third).await;
+    api.set_phase(&namespace, "same", "Running").await.unwrap();
+    requests(&receiver, 1).await;
+    stop(third).await;
+    assert_eq!(all_told(&receiver.requests()), ["updated same"]);
 }
 
 #[tokio::test]

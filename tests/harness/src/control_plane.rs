@@ -6,6 +6,7 @@ mod kubeconfig;
 mod server;
 
 use std::{
+    fs, io,
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::atomic::{AtomicU64, Ordering},
@@ -87,7 +88,7 @@ impl ControlPlane {
     pub async fn start_apiserver(&self) -> Result<(), ControlPlaneError> {
         let mut running = self.apiserver.lock().await;
         *running = None;
-        let started = ApiServer::start(&self.assets.kube_apiserver, self.folder.path(), self.etcd.url()).await?;
+        let started = ApiServer::start(&self.assets.kube_apiserver, self.folder.path(), &self.etcd.url()).await?;
         let address = started.address();
         *running = Some(started);
         self.set_target(Some(address));
@@ -120,10 +121,37 @@ impl ControlPlane {
         self.start_apiserver().await
     }
 
+    /// Keeps the store as it is now, for [`restore`](Self::restore). The API server is restarted.
+    pub async fn back_up(&self) -> Result<(), ControlPlaneError> {
+        self.copy_store(&self.etcd.data(), &self.backup()).await
+    }
+
+    /// Puts the store back to how it was at the last [`back_up`](Self::back_up). The API server is restarted.
+    ///
+    /// Resource versions go on from there: those that were given out since are given out again.
+    pub async fn restore(&self) -> Result<(), ControlPlaneError> {
+        self.copy_store(&self.backup(), &self.etcd.data()).await
+    }
+
+    fn backup(&self) -> PathBuf {
+        self.folder.path().join("backup")
+    }
+
+    async fn copy_store(&self, from: &Path, to: &Path) -> Result<(), ControlPlaneError> {
+        self.stop_apiserver().await;
+        self.etcd.stop().await;
+        if to.exists() {
+            fs::remove_dir_all(to)?;
+        }
+        copy_folder(from, to)?;
+        self.etcd.start_again().await?;
+        self.start_apiserver().await
+    }
+
     /// A client for the store, for changes faster than the API server takes them.
     #[must_use]
     pub fn etcd(&self) -> Etcd {
-        Etcd::new(self.etcd.url())
+        Etcd::new(&self.etcd.url())
     }
 
     /// Writes the stored form of a pod under the API server, which passes it on to its watches as its own.
@@ -233,13 +261,27 @@ impl ControlPlane {
     /// The process ids of etcd and, when it runs, the API server.
     pub async fn process_ids(&self) -> Vec<u32> {
         let apiserver = self.apiserver.lock().await.as_ref().map(ApiServer::process_id);
-        [Some(self.etcd.process_id()), apiserver].into_iter().flatten().collect()
+        [self.etcd.process_id().await, apiserver].into_iter().flatten().collect()
     }
 
     fn set_target(&self, address: Option<SocketAddr>) {
         self.front.set_target(address);
         self.back.set_target(address);
     }
+}
+
+fn copy_folder(from: &Path, to: &Path) -> io::Result<()> {
+    fs::create_dir(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let (from, to) = (entry.path(), to.join(entry.file_name()));
+        if entry.file_type()?.is_dir() {
+            copy_folder(&from, &to)?;
+        } else {
+            fs::copy(from, to)?;
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -342,6 +384,18 @@ mod tests {
             let event = watch_from(&api, &namespace, version).await;
             assert!(event.starts_with(r#"{"type":"ERROR""#) && event.contains(r#""code":410"#), "{event}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_store_that_is_restored_knows_nothing_of_what_came_after_the_backup() {
+        let plane = own().await;
+        let (api, namespace) = (plane.api().await, plane.namespace("restored").await.unwrap());
+        api.create_pod(&namespace, &manifest::pod("before")).await.unwrap();
+        plane.back_up().await.unwrap();
+        api.create_pod(&namespace, &manifest::pod("after")).await.unwrap();
+        plane.restore().await.unwrap();
+        api.get_pod(&namespace, "before").await.unwrap();
+        assert_eq!(api.get_pod(&namespace, "after").await.unwrap_err().status().unwrap(), 404);
     }
 
     #[tokio::test]

@@ -17,6 +17,7 @@ use rustls::{
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
+    sync::Mutex,
     time::{sleep, timeout},
 };
 use tokio_rustls::TlsConnector;
@@ -33,40 +34,60 @@ const READY_LIMIT: Duration = Duration::from_mins(2);
 /// Between two looks at a component that does not tell when it is ready.
 const LOOK_EVERY: Duration = Duration::from_millis(25);
 
-/// A running etcd.
+/// An etcd, always on the same ports.
 pub(super) struct EtcdServer {
-    component: Component,
-    url: String,
-    _ports: [Port; 2],
+    binary: PathBuf,
+    folder: PathBuf,
+    client: Port,
+    peer: Port,
+    running: Mutex<Option<Component>>,
 }
 
 impl EtcdServer {
     pub(super) async fn start(binary: &Path, folder: &Path) -> Result<Self, ControlPlaneError> {
         let [client, peer] = [Port::reserve()?, Port::reserve()?];
-        let url = format!("http://{}", client.address());
-        let peer_url = format!("http://{}", peer.address());
+        let (binary, folder) = (binary.to_owned(), folder.to_owned());
+        let this = Self { binary, folder, client, peer, running: Mutex::new(None) };
+        this.start_again().await?;
+        Ok(this)
+    }
+
+    /// Starts it on what is in its folder.
+    pub(super) async fn start_again(&self) -> Result<(), ControlPlaneError> {
+        let (url, peer_url) = (self.url(), format!("http://{}", self.peer.address()));
         // The folder is swept by this watcher alone: it is the store that goes last.
-        let mut command = guard::command(binary, Some(folder));
+        let mut command = guard::command(&self.binary, Some(&self.folder));
         command
-            .arg(format!("--data-dir={}", folder.join("etcd").display()))
+            .arg(format!("--data-dir={}", self.data().display()))
             .arg(format!("--listen-client-urls={url}"))
             .arg(format!("--advertise-client-urls={url}"))
             .arg(format!("--listen-peer-urls={peer_url}"))
             .arg(format!("--initial-advertise-peer-urls={peer_url}"))
             .arg(format!("--initial-cluster=default={peer_url}"))
             .args(["--socket-reuse-port=true", "--unsafe-no-fsync=true", "--log-level=warn"]);
-        let mut component = Component::spawn("etcd", command, folder)?;
-        let address = client.address();
+        let mut component = Component::spawn("etcd", command, &self.folder)?;
+        let address = self.client.address();
         component.ready(|| async move { get_ok(TcpStream::connect(address).await?, "/readyz").await }).await?;
-        Ok(Self { component, url, _ports: [client, peer] })
+        *self.running.lock().await = Some(component);
+        Ok(())
     }
 
-    pub(super) fn url(&self) -> &str {
-        &self.url
+    /// Kills it as a crash would.
+    pub(super) async fn stop(&self) {
+        *self.running.lock().await = None;
     }
 
-    pub(super) fn process_id(&self) -> u32 {
-        self.component.child.id()
+    pub(super) fn url(&self) -> String {
+        format!("http://{}", self.client.address())
+    }
+
+    /// The folder of its data.
+    pub(super) fn data(&self) -> PathBuf {
+        self.folder.join("etcd")
+    }
+
+    pub(super) async fn process_id(&self) -> Option<u32> {
+        self.running.lock().await.as_ref().map(|component| component.child.id())
     }
 }
 
