@@ -146,14 +146,18 @@ impl Candidate {
         self.replace(&self.claim(lease)).await
     }
 
-    /// The same lease, held by this candidate from now on.
+    /// The same lease, held by this candidate from now on. It changes hands unless an earlier process of the same
+    /// identity held it.
     fn claim(&self, mut lease: Lease) -> Lease {
         let now = MicroTime(Timestamp::now());
+        let is_mine = self.is_mine(&lease);
         let spec = lease.spec.get_or_insert_default();
-        spec.lease_transitions = Some(spec.lease_transitions.map_or(0, |before| before.saturating_add(1)));
-        spec.holder_identity = Some(self.identity.clone());
+        if !is_mine {
+            spec.lease_transitions = Some(spec.lease_transitions.map_or(0, |before| before.saturating_add(1)));
+            spec.holder_identity = Some(self.identity.clone());
+            spec.acquire_time = Some(now.clone());
+        }
         spec.lease_duration_seconds = Some(DURATION.as_secs().try_into().unwrap_or(i32::MAX));
-        spec.acquire_time = Some(now.clone());
         spec.renew_time = Some(now);
         lease.metadata = ObjectMeta { name: Some(self.name.clone()), ..lease.metadata };
         lease
@@ -213,8 +217,8 @@ fn has_expired(spec: &LeaseSpec, unchanged: Duration, now: Timestamp) -> bool {
 }
 
 impl Held<'_> {
-    /// A name for the time for which the lease is held. A lease that was deleted and made again begins to count anew, and
-    /// is told apart by its uid.
+    /// A name for the time for which the lease is in the same hands. A lease that was deleted and made again begins to
+    /// count anew, and is told apart by its uid.
     #[must_use]
     pub fn term(&self) -> Term {
         let Self { lease: Lease { metadata, spec }, .. } = self;

@@ -53,13 +53,20 @@ pub struct Directory {
     pub term: Option<Term>,
 }
 
-/// Names the time for which a replica holds the Lease.
+/// Names the time for which the Lease is in the same hands: those of a replica, and of itself started again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Term {
     /// This time.
     pub own: String,
-    /// The last one before, whoever held it.
+    /// The last one before, in other hands or, where the Lease was released, in any.
     pub before: Option<String>,
+}
+
+impl Term {
+    /// Whether nobody else has had the Lease since a time of this name.
+    fn follows(&self, term: Option<&String>) -> bool {
+        term.is_some_and(|term| *term == self.own) || term == self.before.as_ref()
+    }
 }
 
 /// Gathers what changes, and has it kept.
@@ -148,7 +155,6 @@ impl Journal {
         metrics: &Metrics,
     ) -> (Self, Option<Memory>) {
         let Directory { store, selection, term } = directory;
-        let before = term.as_ref().and_then(|term| term.before.as_ref());
         let (memory, failing) = match loaded {
             Ok(memory) => (memory, None),
             Err(fault) => {
@@ -160,7 +166,8 @@ impl Journal {
         let found = memory.is_some() || failing.is_some();
         let memory = memory.filter(|memory| {
             let is_of_others = memory.mark.selection != selection;
-            let is_outdated = has_position && memory.mark.term.as_ref() != before;
+            let kept = memory.mark.term.as_ref();
+            let is_outdated = has_position && term.as_ref().is_some_and(|term| !term.follows(kept));
             if is_of_others {
                 tracing::warn!("the state directory is of another cluster, other namespaces or selectors: starting as if it were empty");
             } else if is_outdated {

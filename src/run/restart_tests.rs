@@ -2,15 +2,15 @@
 //! accepted before the position was saved, or the state directory written.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::mpsc,
 };
 
 use http::StatusCode;
 use proptest::prelude::*;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
-use super::*;
+use super::{journal::Journal, *};
 use crate::{
     delivery::Delivery,
     digest::Digest,
@@ -22,7 +22,7 @@ use crate::{
     route::Origin,
     sink::Outcome,
     source::{Scope, What},
-    store::{Command, Due, Fault, Known, Mark, Memory, Size, Store},
+    store::{Changes, Command, Due, Fault, Kept, Known, Mark, Memory, Size, Store},
     verdict::End,
 };
 
@@ -34,14 +34,32 @@ fn endpoint(number: usize) -> Endpoint {
 
 #[derive(Debug, Clone, Copy)]
 enum Step {
-    Change { pod: usize },
-    Delete { pod: usize },
+    Change {
+        pod: usize,
+    },
+    Delete {
+        pod: usize,
+    },
     Read,
     Bookmark,
     Start,
-    Settle { which: usize, accepted: bool },
-    Save { lease: bool, disk: bool },
-    Crash { is_forgotten: bool },
+    Settle {
+        which: usize,
+        accepted: bool,
+    },
+    /// The position is told, and saved if `lease`; and what has changed is on its way to the disk.
+    Save {
+        lease: bool,
+    },
+    /// What is on its way to the disk has come there, or not.
+    Disk {
+        is_kept: bool,
+    },
+    /// If something is on its way to the disk, it may still come there.
+    Crash {
+        is_forgotten: bool,
+        is_kept: bool,
+    },
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -52,8 +70,10 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::Bookmark),
         6 => Just(Step::Start),
         6 => (any::<usize>(), prop::bool::weighted(0.7)).prop_map(|(which, accepted)| Step::Settle { which, accepted }),
-        3 => any::<(bool, bool)>().prop_map(|(lease, disk)| Step::Save { lease, disk }),
-        1 => prop::bool::weighted(0.3).prop_map(|is_forgotten| Step::Crash { is_forgotten }),
+        3 => any::<bool>().prop_map(|lease| Step::Save { lease }),
+        3 => prop::bool::weighted(0.8).prop_map(|is_kept| Step::Disk { is_kept }),
+        1 => (prop::bool::weighted(0.3), any::<bool>())
+            .prop_map(|(is_forgotten, is_kept)| Step::Crash { is_forgotten, is_kept }),
     ]
 }
 
@@ -98,16 +118,19 @@ fn pod(incarnation: usize, version: u64) -> Pod {
     Pod::read(json.as_bytes()).unwrap()
 }
 
-/// What a state directory keeps, while nothing goes wrong with it.
+/// States that were accepted, by endpoint and id.
+type Accepted = BTreeSet<(Endpoint, String)>;
+
+/// What is on disk.
 #[derive(Default)]
 struct Disk {
     memory: Option<Memory>,
     /// What it knows was accepted.
-    accepted: BTreeSet<(Endpoint, String)>,
+    accepted: Accepted,
 }
 
 impl Disk {
-    fn keep(&mut self, changes: crate::store::Changes, accepted: &BTreeSet<(Endpoint, String)>) {
+    fn keep(&mut self, changes: Changes, accepted: &Accepted) {
         let before = self.memory.take().filter(|_| !changes.anew);
         let (known, due) = before.map_or((vec![], vec![]), |memory| (memory.known, memory.due));
         let mut known: BTreeMap<_, Known> = known.into_iter().map(|row| (row.id.uid().to_owned(), row)).collect();
@@ -141,19 +164,22 @@ struct World {
     core: Core,
     told: watch::Receiver<Option<Position>>,
     commands: mpsc::Receiver<Command>,
-    /// How many entries of the log the process has read.
+    /// On its way to the disk, with what the process knew was accepted when it was sent there.
+    writing: Option<(Changes, oneshot::Sender<Kept>, Accepted)>,
+    /// What the process has to read before it comes to the log.
+    list: VecDeque<What>,
+    /// How many entries of the log the process has read, or passes over because the watch begins after them.
     read: usize,
     in_flight: Vec<Attempt>,
     has_lease: bool,
     saved: Option<Position>,
     disk: Option<Disk>,
-    starts: usize,
     /// The last version that each endpoint accepted of each pod, and whether it was the delete.
     accepted: BTreeMap<(Endpoint, String), (u64, bool)>,
     /// By the id of the state.
-    all: BTreeSet<(Endpoint, String)>,
+    all: Accepted,
     /// What this process knows was accepted.
-    known_to_process: BTreeSet<(Endpoint, String)>,
+    known_to_process: Accepted,
     /// Pods of which nobody can know any more that they ever were.
     excused: BTreeSet<String>,
 }
@@ -166,12 +192,13 @@ impl World {
             core,
             told,
             commands: Store::by_hand().1,
+            writing: None,
+            list: VecDeque::new(),
             read: 0,
             in_flight: vec![],
             has_lease,
             saved: None,
             disk: has_disk.then(Disk::default),
-            starts: 0,
             accepted: BTreeMap::new(),
             all: BTreeSet::new(),
             known_to_process: BTreeSet::new(),
@@ -179,7 +206,11 @@ impl World {
         };
         world.start_process(false);
         // What happens before the first position is saved, and a crash takes, nobody can know.
-        world.save(true, true);
+        world.read_all();
+        world.save(true);
+        world.written(true);
+        world.save(true);
+        world.written(true);
         world
     }
 
@@ -190,52 +221,54 @@ impl World {
     /// A new process, and how its reading begins.
     fn start_process(&mut self, is_forgotten: bool) {
         (self.core, self.told) = core(self.saved.clone().filter(|_| self.has_lease), self.has_lease);
-        self.starts += 1;
+        self.writing = None;
         self.known_to_process.clear();
         let memory = self.disk.as_ref().map(|disk| disk.memory.clone());
         if let Some(memory) = memory {
             let (store, commands) = Store::by_hand();
             self.commands = commands;
-            let name = |start: usize| start.to_string();
-            let term = Term { own: name(self.starts), before: Some(name(self.starts - 1)) };
+            // It is the same replica that is started again.
+            let term = Term { own: "1".to_owned(), before: None };
             let directory = Directory { store, selection: Digest::of(""), term: self.has_lease.then_some(term) };
             self.core.take_up(directory, Ok(memory));
-            // The term is written before anything is sent.
-            self.keep();
+            self.send_to_disk();
         }
         let since = self.core.past.since().first().map_or(self.cluster.version, |since| since.0);
-        self.list();
         if is_forgotten {
             let gone = self.cluster.log.iter().map(|(_, entry)| entry.incarnation.to_string());
             let there: BTreeSet<_> = self.cluster.there.values().map(|(pod, _)| pod.to_string()).collect();
             let is_unknown = |pod: &String| !self.disk.as_ref().is_some_and(|disk| disk.knows(pod));
             self.excused.extend(gone.filter(|pod| !there.contains(pod)).filter(is_unknown));
         }
-        self.watch(if is_forgotten { self.cluster.version } else { since });
+        self.list(if is_forgotten { self.cluster.version } else { since });
     }
 
-    fn list(&mut self) {
-        self.observe(What::ListBegan);
-        for (incarnation, version) in self.cluster.there.clone().into_values() {
-            self.observe(What::Listed(pod(incarnation, version)));
-        }
-        self.observe(What::ListEnded(ResourceVersion(self.cluster.version)));
-    }
-
-    fn watch(&mut self, since: u64) {
-        self.observe(What::Watching(ResourceVersion(since)));
+    /// The process has the list as of now before it, and then the watch.
+    fn list(&mut self, since: u64) {
+        let there = self.cluster.there.values().map(|(incarnation, version)| What::Listed(pod(*incarnation, *version)));
+        let ended = [What::ListEnded(ResourceVersion(self.cluster.version)), What::Watching(ResourceVersion(since))];
+        self.list = [What::ListBegan].into_iter().chain(there).chain(ended).collect();
         self.read = self.cluster.log.partition_point(|(version, _)| *version <= since);
     }
 
     fn read(&mut self) {
+        if let Some(what) = self.list.pop_front() {
+            return self.observe(what);
+        }
         let Some((version, Entry { incarnation, deleted })) = self.cluster.log.get(self.read).copied() else { return };
         self.read += 1;
         let pod = pod(incarnation, version);
         self.observe(if deleted { What::Deleted(pod) } else { What::Changed(pod) });
     }
 
+    fn read_all(&mut self) {
+        while !self.list.is_empty() || self.read < self.cluster.log.len() {
+            self.read();
+        }
+    }
+
     fn bookmark(&mut self) {
-        if self.read == self.cluster.log.len() {
+        if self.list.is_empty() && self.read == self.cluster.log.len() {
             self.observe(What::Bookmark(ResourceVersion(self.cluster.version)));
         }
     }
@@ -275,28 +308,33 @@ impl World {
         self.in_flight.extend(self.core.dispatcher.next(Instant::now() + Duration::from_hours(1)));
     }
 
-    fn save(&mut self, lease: bool, disk: bool) {
+    fn save(&mut self, lease: bool) {
         self.core.tell();
         if let Some(position) = self.told.borrow().clone().filter(|_| lease) {
             self.saved = Some(position);
         }
-        if disk {
-            // The first is what was under way, the second what has changed since.
-            self.keep();
-            self.core.tell();
-            self.keep();
+        self.send_to_disk();
+    }
+
+    fn send_to_disk(&mut self) {
+        if let Ok(Command::Keep(changes, reply)) = self.commands.try_recv() {
+            assert!(self.writing.is_none(), "one write at a time");
+            self.writing = Some((changes, reply, self.known_to_process.clone()));
         }
     }
 
-    fn keep(&mut self) {
-        let Some(disk) = &mut self.disk else { return };
-        while let Ok(Command::Keep(changes, reply)) = self.commands.try_recv() {
-            disk.keep(changes, &self.known_to_process);
-            reply.send(Ok(Size::default())).unwrap();
+    fn written(&mut self, is_kept: bool) {
+        let (Some((changes, reply, accepted)), Some(disk)) = (self.writing.take(), &mut self.disk) else { return };
+        if is_kept {
+            disk.keep(changes, &accepted);
         }
+        reply.send(if is_kept { Ok(Size::default()) } else { Err(Fault::closed()) }).unwrap();
     }
 
-    fn crash(&mut self, is_forgotten: bool) {
+    fn crash(&mut self, is_forgotten: bool, is_kept: bool) {
+        if is_kept {
+            self.written(true);
+        }
         self.in_flight.clear();
         self.start_process(is_forgotten);
     }
@@ -309,16 +347,15 @@ impl World {
             Step::Bookmark => self.bookmark(),
             Step::Start => self.start(),
             Step::Settle { which, accepted } => self.settle(which, accepted),
-            Step::Save { lease, disk } => self.save(lease, disk),
-            Step::Crash { is_forgotten } => self.crash(is_forgotten && self.disk.is_some()),
+            Step::Save { lease } => self.save(lease),
+            Step::Disk { is_kept } => self.written(is_kept),
+            Step::Crash { is_forgotten, is_kept } => self.crash(is_forgotten && self.disk.is_some(), is_kept),
         }
     }
 
     /// Everything is read, and every endpoint is well.
     fn finish(&mut self) {
-        while self.read < self.cluster.log.len() {
-            self.read();
-        }
+        self.read_all();
         for _ in 0..1000 {
             self.start();
             self.settle(0, true);
@@ -352,12 +389,17 @@ fn core(found: Option<Position>, has_lease: bool) -> (Core, watch::Receiver<Opti
 }
 
 fn no_last_state_is_lost(has_lease: bool, has_disk: bool, steps: Vec<Step>) {
-    let mut world = World::new(has_lease, has_disk);
-    for step in steps {
-        world.run(step);
-    }
-    world.finish();
-    world.check();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    runtime.block_on(async {
+        let mut world = World::new(has_lease, has_disk);
+        for step in steps {
+            world.run(step);
+            // A disk that has failed is tried again after some seconds.
+            tokio::time::advance(Duration::from_secs(2)).await;
+        }
+        world.finish();
+        world.check();
+    });
 }
 
 proptest! {
@@ -438,6 +480,23 @@ async fn what_cannot_be_written_takes_no_more_memory_than_what_there_is() {
     let changes = keep(&mut core).expect("it is tried again");
     assert!(changes.anew, "what is there now takes the place of all that was");
     assert!(changes.known.len() + changes.due.len() < 15_000, "{} {}", changes.known.len(), changes.due.len());
+}
+
+#[test]
+fn a_directory_holds_as_long_as_nobody_else_has_had_the_lease() {
+    let term = |own: &str, before: Option<&str>| Term { own: own.to_owned(), before: before.map(ToOwned::to_owned) };
+    let holds = |kept: Option<&str>, term: Option<Term>, has_position: bool| {
+        let mark = Mark { selection: Digest::of(""), term: kept.map(ToOwned::to_owned), told: None, global: vec![] };
+        let directory = Directory { store: Store::by_hand().0, selection: Digest::of(""), term };
+        let memory = Memory { mark, known: vec![], due: vec![] };
+        Journal::open(directory, Ok(Some(memory)), has_position, &Metrics::default()).1.is_some()
+    };
+    assert!(holds(Some("u/5"), Some(term("u/5", Some("u/4"))), true), "the same replica after a crash");
+    assert!(holds(Some("u/4"), Some(term("u/5", Some("u/4"))), true), "the same replica, or its heir, after a release");
+    assert!(!holds(Some("u/3"), Some(term("u/5", Some("u/4"))), true), "somebody had it in between");
+    assert!(!holds(Some("u/4"), Some(term("v/0", None)), true), "another Lease");
+    assert!(holds(Some("u/3"), Some(term("u/5", Some("u/4"))), false), "nothing is newer");
+    assert!(holds(Some("u/3"), None, false), "there is no Lease any more");
 }
 
 /// It is found out while what was written at the start is still on its way, and that write is not the one which empties

@@ -47,6 +47,12 @@ pub(crate) async fn position(plane: &ControlPlane, namespace: &str, fits: impl F
     }
 }
 
+/// How often the lease has changed hands.
+pub(crate) async fn transitions(api: &Api, namespace: &str) -> Value {
+    let path = format!("/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases/k8vent");
+    api.get(&path).await.unwrap()["spec"]["leaseTransitions"].take()
+}
+
 /// The version that a position has for its only endpoint.
 pub(crate) fn ended(position: &Value) -> u64 {
     let version = position["endpoints"].as_object().unwrap().values().next().unwrap();
@@ -337,6 +343,7 @@ async fn a_lease_that_is_handed_over_is_taken_within_three_seconds() {
     requests(&receiver, 3).await;
     stop(second).await;
     assert_eq!(all_told(&receiver.requests()), ["added a", "added b", "updated a"]);
+    assert_eq!(transitions(&api, &namespace).await, 1);
 }
 
 #[tokio::test]

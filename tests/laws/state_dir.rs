@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 use crate::{
     probes::{address, get},
-    restarts::{caught_up, create, ended, keep_changing, last_versions, position, url, versions},
+    restarts::{caught_up, create, ended, keep_changing, last_versions, position, transitions, url, versions},
     support::{LIMIT, all_told, each, ids, listed, name, requests, run, start, stop, told},
 };
 
@@ -446,6 +446,7 @@ async fn with_a_lease_a_container_that_is_killed_goes_on_from_its_directory() {
     requests(&receiver, 3).await;
     stop(second).await;
     assert_eq!(all_told(&receiver.requests()), ["added a", "added b", "updated a"]);
+    assert_eq!(transitions(&api, &namespace).await, 0, "it was in the same hands all the time");
 }
 
 /// Its last state at that webhook is not its newest one.
