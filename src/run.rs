@@ -191,6 +191,8 @@ async fn until(deadline: Option<Instant>) {
 }
 
 #[cfg(test)]
+mod journal_tests;
+#[cfg(test)]
 mod restart_tests;
 #[cfg(test)]
 mod tests;

@@ -90,7 +90,8 @@ impl Past {
     pub(super) fn tell(&self, registry: &Registry, dispatcher: &Dispatcher, scopes: usize, metrics: &Metrics) {
         let Some(seen) = registry.seen(scopes) else { return };
         metrics.seen.set(i64::try_from(seen.0).unwrap_or(i64::MAX));
-        let behind: HashMap<_, _> = dispatcher.behind().collect();
+        // While a list is read anew, states of it wait that are newer than others which it has yet to tell.
+        let behind: HashMap<_, _> = dispatcher.behind().map(|(endpoint, ended)| (endpoint, ended.min(seen))).collect();
         for endpoint in &self.global {
             metrics.position(endpoint, *behind.get(endpoint).unwrap_or(&seen));
         }
