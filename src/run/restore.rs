@@ -2,8 +2,8 @@
 //!
 //! What an endpoint was due is not sent at once: after the last that was kept, a newer state may have been accepted, and
 //! no older one may follow it. It waits until the list or the watch tells of its pod, and then it is either still the
-//! newest, and comes with its body, or replaced by what is. Only deletes, and what is due of pods that are gone, need not
-//! wait: nothing follows them.
+//! newest, and comes with its body, or replaced by what is, or dropped where what is goes elsewhere: the annotation has
+//! changed. Only deletes, and what is due of pods that are gone, need not wait: nothing follows them.
 
 use std::collections::{HashMap, HashSet};
 
@@ -16,7 +16,7 @@ use crate::{
     delivery::{Delivery, body},
     digest::Digest,
     endpoint::Endpoint,
-    pod::{Pod, PodId, ResourceVersion},
+    pod::{Pod, PodId},
     registry::Kind,
     route::Origin,
     store::{Due, Memory},
@@ -67,15 +67,25 @@ impl Core {
         if self.restored.to_introduce.remove(&pod.id) {
             self.introduce(pod);
         }
-        self.release(&pod.id, Some((pod.version, &pod.json)));
+        self.release(pod);
     }
 
-    /// Lets wait again what was due of a pod, with the body if it is of that version.
-    pub(super) fn release(&mut self, pod: &PodId, newest: Option<(ResourceVersion, &Bytes)>) {
-        self.restored.to_introduce.remove(pod);
-        for due in self.restored.due.remove(pod).unwrap_or_default() {
-            let json = newest.filter(|(version, _)| *version == due.version).map(|(_, json)| json);
-            self.wait_again(&due, json);
+    /// Lets wait again what was due of a pod, of which this is the newest state.
+    ///
+    /// An endpoint that is not among those of the newest may have accepted a newer state than what it is due, which
+    /// nobody knows: it is due nothing any more. At the others the newest takes the place of an older one.
+    pub(super) fn release(&mut self, newest: &Pod) {
+        self.restored.to_introduce.remove(&newest.id);
+        let Some(due) = self.restored.due.remove(&newest.id) else { return };
+        let route = self.registry.route(&newest.id, newest.annotation.as_deref());
+        for due in due {
+            if due.version == newest.version {
+                self.wait_again(&due, Some(&newest.json));
+            } else if route.endpoints.iter().any(|endpoint| endpoint.digest() == due.endpoint) {
+                self.wait_again(&due, None);
+            } else if let Some(journal) = &mut self.journal {
+                journal.forgotten(&due);
+            }
         }
     }
 

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use crate::pod::ResourceVersion;
+use super::{NAMED, endpoint, pod};
+use crate::pod::{Pod, ResourceVersion};
 
 /// What the API server knows: every state that ever was, and which pods are there.
 #[derive(Default)]
 pub(super) struct Cluster {
     pub(super) log: Vec<(u64, Entry)>,
-    pub(super) there: BTreeMap<usize, (usize, u64)>,
+    pub(super) there: BTreeMap<usize, (u64, Entry)>,
     pub(super) version: u64,
     /// No watch can begin before this version.
     pub(super) forgotten: u64,
@@ -18,8 +19,21 @@ pub(super) struct Cluster {
 /// What an entry of the log tells.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Entry {
-    pub(super) incarnation: usize,
-    pub(super) deleted: bool,
+    incarnation: usize,
+    /// Whether the pod names the webhook [`NAMED`].
+    pub(super) is_annotated: bool,
+    pub(super) is_deleted: bool,
+}
+
+impl Entry {
+    pub(super) fn uid(self) -> String {
+        self.incarnation.to_string()
+    }
+
+    pub(super) fn pod(self, version: u64) -> Pod {
+        let annotation = format!(r#"{{"webhooks":["{}"]}}"#, endpoint(NAMED));
+        Pod { annotation: self.is_annotated.then(|| annotation.into()), ..pod(self.incarnation, version) }
+    }
 }
 
 impl Cluster {
@@ -27,26 +41,33 @@ impl Cluster {
         Self { version: 1, ..Self::default() }
     }
 
-    pub(super) fn change(&mut self, pod: usize) {
-        self.version += 1;
-        let incarnations = &mut self.incarnations;
-        let (incarnation, version) = self.there.entry(pod).or_insert_with(|| {
-            *incarnations += 1;
-            (*incarnations, 0)
+    pub(super) fn change(&mut self, pod: usize, is_annotated: bool) {
+        let before = self.there.get(&pod).map(|(_, entry)| entry.incarnation);
+        let incarnation = before.unwrap_or_else(|| {
+            self.incarnations += 1;
+            self.incarnations
         });
-        *version = self.version;
-        self.log.push((self.version, Entry { incarnation: *incarnation, deleted: false }));
+        let entry = Entry { incarnation, is_annotated, is_deleted: false };
+        self.version += 1;
+        self.there.insert(pod, (self.version, entry));
+        self.log.push((self.version, entry));
+    }
+
+    pub(super) fn delete(&mut self, pod: usize) {
+        let Some((_, entry)) = self.there.remove(&pod) else { return };
+        self.version += 1;
+        self.log.push((self.version, Entry { is_deleted: true, ..entry }));
     }
 
     /// The pods that were deleted up to this version.
     pub(super) fn gone_by(&self, version: ResourceVersion) -> Vec<String> {
         let log = self.log.iter().take_while(|(at, _)| *at <= version.0);
-        log.filter(|(_, entry)| entry.deleted).map(|(_, entry)| entry.incarnation.to_string()).collect()
+        log.filter(|(_, entry)| entry.is_deleted).map(|(_, entry)| entry.uid()).collect()
     }
 
-    pub(super) fn delete(&mut self, pod: usize) {
-        let Some((incarnation, _)) = self.there.remove(&pod) else { return };
-        self.version += 1;
-        self.log.push((self.version, Entry { incarnation, deleted: true }));
+    /// The version of the delete of a pod.
+    pub(super) fn gone_at(&self, pod: &str) -> u64 {
+        let mut log = self.log.iter();
+        log.find(|(_, entry)| entry.is_deleted && entry.uid() == pod).expect("it was deleted").0
     }
 }

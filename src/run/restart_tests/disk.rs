@@ -39,9 +39,4 @@ impl Disk {
         self.memory = Some(memory);
         self.accepted.extend(accepted.iter().cloned());
     }
-
-    pub(super) fn knows(&self, pod: &str) -> bool {
-        let Some(Memory { known, due, .. }) = &self.memory else { return false };
-        known.iter().any(|known| known.id.uid() == pod) || due.iter().any(|due| due.pod.uid() == pod)
-    }
 }
