@@ -106,6 +106,11 @@ impl Api {
         self.send(Method::PATCH, path, "application/merge-patch+json", change).await
     }
 
+    /// Replaces any object, if it is still of the version that the new one names.
+    pub async fn replace(&self, path: &str, object: &Value) -> Result<Value, ApiError> {
+        self.send(Method::PUT, path, "application/json", object).await
+    }
+
     /// Deletes any object at once.
     pub async fn delete(&self, path: &str) -> Result<Value, ApiError> {
         let options = json!({"apiVersion": "v1", "kind": "DeleteOptions", "gracePeriodSeconds": 0});

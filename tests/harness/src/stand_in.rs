@@ -2,6 +2,7 @@
 
 mod fault;
 mod flood;
+mod leases;
 mod render;
 mod request;
 mod server;
@@ -32,7 +33,8 @@ use crate::{
     stand_in::{flood::Flood, state::State, watch_body::Piece},
 };
 
-/// An API server that knows pods and nothing else: list with pages, streaming list, watch, bookmarks, 410.
+/// An API server that knows pods and nearly nothing else: list with pages, streaming list, watch, bookmarks, 410; and
+/// Leases, as k8vent needs them.
 ///
 /// It speaks plain HTTP and asks for no credentials. Selectors are recorded and otherwise ignored.
 pub struct StandIn {

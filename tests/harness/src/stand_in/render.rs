@@ -48,6 +48,9 @@ pub(super) fn status(code: u16, retry_after_seconds: Option<u32>) -> Value {
         401 => ("Unauthorized", "Unauthorized"),
         403 => ("Forbidden", FORBIDDEN),
         404 => ("NotFound", "the server could not find the requested resource"),
+        409 => {
+            ("Conflict", "the object has been modified; please apply your changes to the latest version and try again")
+        }
         410 => ("Expired", "too old resource version"),
         422 => ("Invalid", "the server rejected our request due to an error in our request"),
         429 => ("TooManyRequests", "too many requests, please try again later"),

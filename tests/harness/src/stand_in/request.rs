@@ -30,13 +30,17 @@ impl fmt::Display for Seen {
     }
 }
 
-/// Which pods a path names.
+/// What a path names.
 pub(super) enum Target {
     /// Those of the cluster or of one namespace.
     Pods(Option<String>),
     /// One: namespace and name.
     Pod(String, String),
-    /// No pods at all.
+    /// The Leases of a namespace.
+    Leases(String),
+    /// One Lease: namespace and name.
+    Lease(String, String),
+    /// Nothing of these.
     Other,
 }
 
@@ -68,6 +72,12 @@ impl Target {
             ["api", "v1", "pods"] => Self::Pods(None),
             ["api", "v1", "namespaces", namespace, "pods"] => Self::Pods(Some(namespace.to_owned())),
             ["api", "v1", "namespaces", namespace, "pods", name] => Self::Pod(namespace.to_owned(), name.to_owned()),
+            ["apis", "coordination.k8s.io", "v1", "namespaces", namespace, "leases"] => {
+                Self::Leases(namespace.to_owned())
+            }
+            ["apis", "coordination.k8s.io", "v1", "namespaces", namespace, "leases", name] => {
+                Self::Lease(namespace.to_owned(), name.to_owned())
+            }
             _ => Self::Other,
         }
     }

@@ -86,7 +86,10 @@ fn usual(state: &mut State, seen: &Seen, body: &Bytes) -> Answer {
             Some((_, last)) => whole(StatusCode::OK, last),
             None => refuse(&render::not_found(&name)),
         },
-        _ => other(&seen.path),
+        (_, target) => match state.leases.answer(&seen.method, target, body) {
+            Some((code, lease)) => whole(code, lease.to_string().into()),
+            None => other(&seen.path),
+        },
     }
 }
 

@@ -7,13 +7,16 @@ use serde_json::Value;
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::stand_in::{
-    Disturbance, Fault, Kind, render,
+    Disturbance, Fault, Kind,
+    leases::Leases,
+    render,
     store::{Change, Store},
     watch_body::Piece,
 };
 
 pub(super) struct State {
     pub(super) store: Store,
+    pub(super) leases: Leases,
     pub(super) faults: Faults,
     pub(super) streaming_lists: bool,
     watches: Vec<Watch>,
@@ -32,7 +35,15 @@ pub(super) struct Watch {
 impl State {
     pub(super) fn new() -> Self {
         let (watches, half_open) = (Vec::new(), Vec::new());
-        Self { store: Store::new(), faults: Faults::default(), streaming_lists: true, watches, half_open, tokens: 0 }
+        Self {
+            store: Store::new(),
+            leases: Leases::default(),
+            faults: Faults::default(),
+            streaming_lists: true,
+            watches,
+            half_open,
+            tokens: 0,
+        }
     }
 
     pub(super) fn put(&mut self, pod: &Value) -> u64 {

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use super::*;
-use crate::{Api, ControlPlane, manifest};
+use crate::{Api, ControlPlane, api::ApiError, manifest};
 
 const LIMIT: Duration = Duration::from_secs(20);
 const MOMENT: Duration = Duration::from_millis(50);
@@ -134,6 +134,31 @@ async fn the_kube_client_reads_creates_and_deletes() {
     assert_eq!(api.list_pods("default").await.unwrap()["items"][0]["metadata"], created["metadata"]);
     api.delete_pod("default", "a").await.unwrap();
     assert_eq!(api.get_pod("default", "a").await.unwrap_err().status().unwrap(), 404);
+}
+
+#[tokio::test]
+async fn a_lease_is_for_whoever_has_read_it_last_as_at_a_real_api_server() {
+    let stand_in = StandIn::start().await.unwrap();
+    let plane = ControlPlane::shared().await;
+    let namespace = plane.namespace("leases").await.unwrap();
+    for api in [Api::from_kubeconfig(&stand_in.kubeconfig().unwrap()).await.unwrap(), plane.api().await] {
+        let path = format!("/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases");
+        let named = format!("{path}/k8vent");
+        let code = |answer: Result<Value, ApiError>| answer.unwrap_err().status().unwrap().as_u16();
+        let lease = json!({
+            "apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": "k8vent"},
+            "spec": {"holderIdentity": "a"},
+        });
+        assert_eq!(code(api.get(&named).await), 404);
+        let created = api.create(&path, &lease).await.unwrap();
+        assert_eq!(code(api.create(&path, &lease).await), 409);
+        let mut newer = created.clone();
+        newer["spec"]["holderIdentity"] = "b".into();
+        let replaced = api.replace(&named, &newer).await.unwrap();
+        assert_eq!(code(api.replace(&named, &created).await), 409);
+        assert_eq!(api.get(&named).await.unwrap(), replaced);
+        assert_eq!(replaced["metadata"]["uid"], created["metadata"]["uid"]);
+    }
 }
 
 #[tokio::test]
