@@ -22,7 +22,7 @@ fn an_endpoint_counts_as_introduced_when_the_list_has_told_of_every_pod() {
     let (old, new) = (endpoint(0).digest(), endpoint(1).digest());
     let mark = Mark { selection: Digest::of(""), term: None, told: Some(vec![ResourceVersion(5)]), global: vec![old] };
     let memory = Memory { mark, known: vec![known(1), known(2)], due: vec![] };
-    let (mut core, _told) = core(None, false, 2);
+    let (mut core, _told) = core(None, false, 2, 1);
     let (store, commands) = Store::by_hand();
     core.take_up(Directory { store, selection: Digest::of(""), term: None }, Ok(Some(memory)));
     let keep = |core: &mut Core| {
@@ -49,7 +49,7 @@ fn an_endpoint_counts_as_introduced_when_the_list_has_told_of_every_pod() {
 /// Each of these pods is gone soon after it came; that it is gone would have to be written of each.
 #[tokio::test(start_paused = true)]
 async fn what_cannot_be_written_takes_no_more_memory_than_what_there_is() {
-    let (mut core, _told) = core(None, false, 2);
+    let (mut core, _told) = core(None, false, 2, 1);
     let (store, commands) = Store::by_hand();
     core.take_up(Directory { store, selection: Digest::of(""), term: None }, Ok(None));
     let keep = |core: &mut Core| {
@@ -102,7 +102,7 @@ async fn the_directory_of_a_cluster_that_turns_out_to_be_an_older_one_is_emptied
         let known = Known { id: pod(1, 50).id, version: ResourceVersion(50), scope: Scope(0), annotation: None };
         let told = Some(vec![ResourceVersion(50)]);
         let mark = Mark { selection: Digest::of(""), term: None, told, global: vec![endpoint(0).digest()] };
-        let (mut core, _told) = core(None, false, 2);
+        let (mut core, _told) = core(None, false, 2, 1);
         let (store, commands) = Store::by_hand();
         let memory = Memory { mark, known: vec![known], due: vec![] };
         core.take_up(Directory { store, selection: Digest::of(""), term: None }, Ok(Some(memory)));

@@ -34,6 +34,8 @@ use crate::{
 };
 
 const PODS: usize = 5;
+/// Namespaces that are watched each on its own.
+const SCOPES: usize = 2;
 const REPLICAS: usize = 2;
 
 /// The endpoint that a pod's annotation names. The others are global.
@@ -54,9 +56,12 @@ enum Step {
         pod: usize,
     },
     Read {
+        scope: usize,
         events: usize,
     },
-    Bookmark,
+    Bookmark {
+        scope: usize,
+    },
     Start,
     Settle {
         which: usize,
@@ -71,9 +76,13 @@ enum Step {
         is_kept: bool,
     },
     /// What is read breaks off.
-    Break,
+    Break {
+        scope: usize,
+    },
     /// What is read breaks off, and the API server forgets everything but what is there.
-    Forget,
+    Forget {
+        scope: usize,
+    },
     /// What is on its way to the disk may still come there, and what is in flight to the receivers.
     Crash {
         is_kept: bool,
@@ -104,14 +113,14 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         5 => (0..PODS, prop::bool::weighted(0.3)).prop_map(|(pod, is_annotated)| Step::Change { pod, is_annotated }),
         2 => (0..PODS).prop_map(|pod| Step::Delete { pod }),
-        6 => (1..8_usize).prop_map(|events| Step::Read { events }),
-        1 => Just(Step::Bookmark),
+        8 => (0..SCOPES, 1..8_usize).prop_map(|(scope, events)| Step::Read { scope, events }),
+        1 => (0..SCOPES).prop_map(|scope| Step::Bookmark { scope }),
         6 => Just(Step::Start),
         6 => (any::<usize>(), prop::bool::weighted(0.7)).prop_map(|(which, accepted)| Step::Settle { which, accepted }),
         3 => any::<bool>().prop_map(|lease| Step::Save { lease }),
         3 => prop::bool::weighted(0.8).prop_map(|is_kept| Step::Disk { is_kept }),
-        1 => Just(Step::Break),
-        1 => Just(Step::Forget),
+        1 => (0..SCOPES).prop_map(|scope| Step::Break { scope }),
+        1 => (0..SCOPES).prop_map(|scope| Step::Forget { scope }),
         1 => (any::<bool>(), any::<bool>(), next())
             .prop_map(|(is_kept, arrives, next)| Step::Crash { is_kept, arrives, next }),
     ]
@@ -128,6 +137,17 @@ fn pods(memory: &Memory) -> impl Iterator<Item = &PodId> {
     memory.known.iter().map(|known| &known.id).chain(memory.due.iter().map(|due| &due.pod))
 }
 
+/// How far the process has read one of the scopes.
+#[derive(Default)]
+struct Reading {
+    /// What it has to read before it comes to the log.
+    list: VecDeque<What>,
+    /// Where the watch after the first list is to begin, if it can.
+    since: VecDeque<ResourceVersion>,
+    /// How many entries of the log it has read, or passes over because the watch begins after them.
+    read: usize,
+}
+
 /// A process, which may crash, and what survives it: the saved position, the state directories, and what the receivers
 /// have accepted.
 struct World {
@@ -137,12 +157,7 @@ struct World {
     commands: mpsc::Receiver<Command>,
     /// On its way to the disk, with what the process knew was accepted when it was sent there.
     writing: Option<(Changes, oneshot::Sender<Kept>, Accepted)>,
-    /// What the process has to read before it comes to the log.
-    list: VecDeque<What>,
-    /// Where the watch after the first list is to begin, if it can.
-    since: VecDeque<ResourceVersion>,
-    /// How many entries of the log the process has read, or passes over because the watch begins after them.
-    read: usize,
+    readings: [Reading; SCOPES],
     in_flight: Vec<Attempt>,
     has_lease: bool,
     saved: Option<Position>,
@@ -163,23 +178,21 @@ struct World {
     remembered: BTreeSet<String>,
     /// Whether no process before has told the disk of a whole list, while there is a saved position.
     is_first_list: bool,
-    /// Pods of which nobody can know any more that they ever were, and those that an endpoint never had because it was
-    /// not there.
+    /// The deletes that an endpoint need not get: of pods of which nobody can know any more that they were, or that their
+    /// annotation was another in the end; and of those that it never had because it was not there.
     excused: BTreeSet<(usize, String)>,
 }
 
 impl World {
     fn new(has_lease: bool, has_disk: bool) -> Self {
-        let (core, told) = core(None, has_lease, 2);
+        let (core, told) = core(None, has_lease, 2, SCOPES);
         let mut world = Self {
             cluster: Cluster::new(),
             core,
             told,
             commands: Store::by_hand().1,
             writing: None,
-            list: VecDeque::new(),
-            since: VecDeque::new(),
-            read: 0,
+            readings: Default::default(),
             in_flight: vec![],
             has_lease,
             saved: None,
@@ -196,7 +209,7 @@ impl World {
         };
         world.start_process();
         // What happens before the first position is saved, and a crash takes, nobody can know.
-        world.read_all();
+        (0..SCOPES).for_each(|scope| world.read_all(scope));
         world.save(true);
         world.written(true);
         world.save(true);
@@ -204,13 +217,14 @@ impl World {
         world
     }
 
-    fn observe(&mut self, what: What) {
-        assert!(self.core.observe(PodEvent { scope: Scope(0), what }).is_continue());
+    fn observe(&mut self, scope: usize, what: What) {
+        assert!(self.core.observe(PodEvent { scope: Scope(scope), what }).is_continue());
     }
 
     /// A new process, and how its reading begins.
     fn start_process(&mut self) {
-        (self.core, self.told) = core(self.saved.clone().filter(|_| self.has_lease), self.has_lease, self.endpoints);
+        let saved = self.saved.clone().filter(|_| self.has_lease);
+        (self.core, self.told) = core(saved, self.has_lease, self.endpoints, SCOPES);
         self.writing = None;
         self.known_to_process.clear();
         let (is_void, is_new) = (self.memory().is_none(), self.is_new(1));
@@ -225,30 +239,35 @@ impl World {
             disk.accepted.retain(|(to, _)| !(is_void || is_new && *to == endpoint(1)));
         }
         self.send_to_disk();
-        self.since = self.core.past.since().into();
-        self.list();
+        for scope in 0..SCOPES {
+            self.readings[scope].since = self.core.past.since().into();
+            self.list(scope);
+        }
     }
 
     /// The process has the list as of now before it, and then the watch.
-    fn list(&mut self) {
-        let Cluster { version, forgotten, ref there, .. } = self.cluster;
-        let there = there.values().map(|(version, entry)| What::Listed(entry.pod(*version)));
-        self.list =
+    fn list(&mut self, scope: usize) {
+        let Cluster { version, forgotten, .. } = self.cluster;
+        let there = self.cluster.there(scope).map(|(version, entry)| What::Listed(entry.pod(*version)));
+        let mut list: VecDeque<_> =
             [What::ListBegan].into_iter().chain(there).chain([What::ListEnded(ResourceVersion(version))]).collect();
-        let mut since = self.since.iter().filter(|since| since.0 < version);
+        let reading = &mut self.readings[scope];
+        let mut since = reading.since.iter().filter(|since| since.0 < version);
         let begin = *since.find(|since| since.0 >= forgotten).unwrap_or(&ResourceVersion(version));
-        for after in self.since.iter().filter(|since| **since < begin) {
-            self.list.push_back(What::Forgotten { after: *after, until: begin });
+        for after in reading.since.iter().filter(|since| **since < begin) {
+            list.push_back(What::Forgotten { after: *after, until: begin });
         }
-        self.list.push_back(What::Watching(begin));
-        self.read = self.cluster.log.partition_point(|(version, _)| *version <= begin.0);
-        let passed_over: Vec<_> = self.cluster.gone_by(begin).into_iter().filter(|pod| self.is_unknown(pod)).collect();
+        list.push_back(What::Watching(begin));
+        reading.list = list;
+        reading.read = self.cluster.log.partition_point(|(version, _)| *version <= begin.0);
+        let mut excused = vec![];
+        for gone in self.cluster.gone_by(scope, begin).filter(|gone| !self.knows(*gone)) {
+            excused.extend((0..=NAMED).map(|number| (number, gone.uid())));
+        }
         if self.is_new(1) {
-            let gone = self.cluster.gone_by(ResourceVersion(self.cluster.version));
-            self.excused.extend(gone.into_iter().map(|pod| (1, pod)));
+            excused.extend(self.cluster.gone_by(scope, ResourceVersion(version)).map(|gone| (1, gone.uid())));
         }
-        self.excused
-            .extend(passed_over.into_iter().flat_map(|pod| (0..=NAMED).map(move |number| (number, pod.clone()))));
+        self.excused.extend(excused);
     }
 
     fn term(&self) -> Term {
@@ -270,40 +289,51 @@ impl World {
         !is_in_position || self.memory().is_some_and(|memory| !memory.mark.global.contains(&digest))
     }
 
-    fn is_unknown(&self, pod: &str) -> bool {
-        let id = self::pod(pod.parse().unwrap(), 1).id;
-        let is_due = (0..=NAMED).any(|number| self.core.dispatcher.due(&endpoint(number), &id).is_some());
-        let is_on_disk = self.memory().is_some_and(|memory| pods(memory).any(|pod| *pod == id));
-        self.core.registry.known(&id).is_none() && !is_due && !is_on_disk
+    /// Whether the process knows of a pod that is gone, and where its last state goes.
+    fn knows(&self, last: Entry) -> bool {
+        let pod = last.pod(1);
+        let known = self.core.registry.known(&pod.id).map(|known| known.annotation);
+        let due = (0..=NAMED).filter_map(|number| self.core.dispatcher.due(&endpoint(number), &pod.id));
+        let mut due = due.filter(|due| due.kind == Kind::Deleted).map(|due| due.annotation);
+        known.or(due.next()).is_some_and(|annotation| annotation == pod.annotation)
     }
 
-    fn forget(&mut self) {
+    fn forget(&mut self, scope: usize) {
         self.cluster.forgotten = self.cluster.version;
-        if self.list.is_empty() {
-            self.since.clear();
+        let reading = &mut self.readings[scope];
+        if reading.list.is_empty() {
+            reading.since.clear();
         }
-        self.list();
+        self.list(scope);
     }
 
-    fn read(&mut self) {
-        if let Some(what) = self.list.pop_front() {
-            return self.observe(what);
+    fn read(&mut self, scope: usize) {
+        let reading = &mut self.readings[scope];
+        if let Some(what) = reading.list.pop_front() {
+            return self.observe(scope, what);
         }
-        let Some((version, entry)) = self.cluster.log.get(self.read).copied() else { return };
-        self.read += 1;
+        let Some((version, entry)) = self.cluster.log.get(reading.read).copied() else { return };
+        reading.read += 1;
         let pod = entry.pod(version);
-        self.observe(if entry.is_deleted { What::Deleted(pod) } else { What::Changed(pod) });
-    }
-
-    fn read_all(&mut self) {
-        while !self.list.is_empty() || self.read < self.cluster.log.len() {
-            self.read();
+        if entry.scope == scope {
+            self.observe(scope, if entry.is_deleted { What::Deleted(pod) } else { What::Changed(pod) });
         }
     }
 
-    fn bookmark(&mut self) {
-        if self.list.is_empty() && self.read == self.cluster.log.len() {
-            self.observe(What::Bookmark(ResourceVersion(self.cluster.version)));
+    fn read_all(&mut self, scope: usize) {
+        while !self.is_all_read(scope) {
+            self.read(scope);
+        }
+    }
+
+    fn is_all_read(&self, scope: usize) -> bool {
+        let reading = &self.readings[scope];
+        reading.list.is_empty() && reading.read == self.cluster.log.len()
+    }
+
+    fn bookmark(&mut self, scope: usize) {
+        if self.is_all_read(scope) {
+            self.observe(scope, What::Bookmark(ResourceVersion(self.cluster.version)));
         }
     }
 
@@ -391,23 +421,23 @@ impl World {
         match step {
             Step::Change { pod, is_annotated } => self.cluster.change(pod, is_annotated),
             Step::Delete { pod } => self.cluster.delete(pod),
-            Step::Read { events } => (0..events).for_each(|_| self.read()),
-            Step::Bookmark => self.bookmark(),
+            Step::Read { scope, events } => (0..events).for_each(|_| self.read(scope)),
+            Step::Bookmark { scope } => self.bookmark(scope),
             Step::Start => self.start(),
             Step::Settle { which, accepted } => self.settle(which, accepted),
             Step::Save { lease } => self.save(lease),
             Step::Disk { is_kept } => self.written(is_kept),
             // A watch goes on where it was.
-            Step::Break if self.list.is_empty() => {}
-            Step::Break => self.list(),
-            Step::Forget => self.forget(),
+            Step::Break { scope } if self.readings[scope].list.is_empty() => {}
+            Step::Break { scope } => self.list(scope),
+            Step::Forget { scope } => self.forget(scope),
             Step::Crash { is_kept, arrives, next } => self.crash(is_kept, arrives, next),
         }
     }
 
     /// Everything is read, and every endpoint is well.
     fn finish(&mut self) {
-        self.read_all();
+        (0..SCOPES).for_each(|scope| self.read_all(scope));
         for _ in 0..1000 {
             self.start();
             self.settle(0, true);
@@ -416,20 +446,12 @@ impl World {
     }
 
     fn check(&self) {
-        let mut states = BTreeMap::<_, Vec<_>>::new();
-        for (version, entry) in &self.cluster.log {
-            states.entry(entry.uid()).or_default().push((*version, *entry));
-        }
-        for (pod, states) in states {
-            let (version, last) = *states.last().expect("one at least");
-            // The last that was read may have been another than the last: a delete has its annotation.
-            let read = states.iter().map(|(_, entry)| entry).filter(|_| last.is_deleted).chain([&last]);
-            let has_last =
-                |number| self.excused.contains(&(number, pod.clone())) || self.has(number, &pod, version, last);
-            let is_told = read
-                .map(|entry| entry.is_annotated)
-                .any(|is_annotated| if is_annotated { has_last(NAMED) } else { (0..self.endpoints).all(has_last) });
-            assert!(is_told, "of {pod}, not {version}: {:?}", self.accepted);
+        let last: BTreeMap<_, _> = self.cluster.log.iter().map(|(at, entry)| (entry.uid(), (*at, *entry))).collect();
+        for (pod, (version, last)) in last {
+            let endpoints = if last.is_annotated { NAMED..NAMED + 1 } else { 0..self.endpoints };
+            for number in endpoints.filter(|number| !self.excused.contains(&(*number, pod.clone()))) {
+                assert!(self.has(number, &pod, version, last), "of {pod}, {number} not {version}: {:?}", self.accepted);
+            }
         }
     }
 
@@ -444,13 +466,14 @@ pub(super) fn core(
     found: Option<Position>,
     has_lease: bool,
     endpoints: usize,
+    scopes: usize,
 ) -> (Core, watch::Receiver<Option<Position>>) {
     let (told, positions) = watch::channel(None);
     let router = Router::new((0..endpoints).map(endpoint).collect(), BTreeMap::new());
     let record = Record { selection: Digest::of(""), found, told };
     let shared = Shared::new(Instant::now());
     let limits = Limits { concurrency: 2, queue_bytes: 1 << 20, give_up_after: Duration::from_hours(1) };
-    let core = Core::new(router, has_lease.then_some(record), limits, 1, Fence::open(), shared);
+    let core = Core::new(router, has_lease.then_some(record), limits, scopes, Fence::open(), shared);
     (core, positions)
 }
 

@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use super::{NAMED, endpoint, pod};
+use super::{NAMED, SCOPES, endpoint, pod};
 use crate::pod::{Pod, ResourceVersion};
 
 /// What the API server knows: every state that ever was, and which pods are there.
 #[derive(Default)]
 pub(super) struct Cluster {
     pub(super) log: Vec<(u64, Entry)>,
-    pub(super) there: BTreeMap<usize, (u64, Entry)>,
+    there: BTreeMap<usize, (u64, Entry)>,
     pub(super) version: u64,
     /// No watch can begin before this version.
     pub(super) forgotten: u64,
@@ -20,6 +20,7 @@ pub(super) struct Cluster {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Entry {
     incarnation: usize,
+    pub(super) scope: usize,
     /// Whether the pod names the webhook [`NAMED`].
     pub(super) is_annotated: bool,
     pub(super) is_deleted: bool,
@@ -47,7 +48,7 @@ impl Cluster {
             self.incarnations += 1;
             self.incarnations
         });
-        let entry = Entry { incarnation, is_annotated, is_deleted: false };
+        let entry = Entry { incarnation, scope: pod % SCOPES, is_annotated, is_deleted: false };
         self.version += 1;
         self.there.insert(pod, (self.version, entry));
         self.log.push((self.version, entry));
@@ -59,10 +60,15 @@ impl Cluster {
         self.log.push((self.version, Entry { is_deleted: true, ..entry }));
     }
 
-    /// The pods that were deleted up to this version.
-    pub(super) fn gone_by(&self, version: ResourceVersion) -> Vec<String> {
-        let log = self.log.iter().take_while(|(at, _)| *at <= version.0);
-        log.filter(|(_, entry)| entry.is_deleted).map(|(_, entry)| entry.uid()).collect()
+    /// The newest states of the pods of a scope, with their versions.
+    pub(super) fn there(&self, scope: usize) -> impl Iterator<Item = &(u64, Entry)> {
+        self.there.values().filter(move |(_, entry)| entry.scope == scope)
+    }
+
+    /// The deletes in a scope up to this version.
+    pub(super) fn gone_by(&self, scope: usize, version: ResourceVersion) -> impl Iterator<Item = Entry> {
+        let log = self.log.iter().take_while(move |(at, _)| *at <= version.0).map(|(_, entry)| *entry);
+        log.filter(move |entry| entry.is_deleted && entry.scope == scope)
     }
 
     /// The version of the delete of a pod.
