@@ -252,6 +252,24 @@ async fn a_source_that_ends_is_an_error_and_not_a_clean_end() {
     assert_eq!(ended, Ended::SourceEnded);
 }
 
+#[tokio::test(start_paused = true)]
+async fn reading_begins_where_the_last_webhook_was_and_each_gets_what_it_has_not_had() {
+    let (sink, seen) = Scripted::new([]);
+    let mut source = MockPodSource::new();
+    source
+        .expect_events()
+        .once()
+        .withf(|from| *from == [ResourceVersion(4), ResourceVersion(9)])
+        .returning(|_| Box::pin(stream::iter(list([pod("x", 5), pod("y", 3)])).chain(stream::pending())));
+    let mut plan = plan(&["http://behind/", "http://well/"]);
+    let [behind, well] = [0, 1].map(|number| plan.router.global()[number].clone());
+    let behind = (behind.digest(), ResourceVersion(4));
+    let found = Position::new(Digest::of(""), ResourceVersion(9), [behind.0, well.digest()], [behind]);
+    plan.record = Some(Record { selection: Digest::of(""), found: Some(found), told: watch::channel(None).0 });
+    run(&source, &sink, plan, shared(), signals(&[5])).await;
+    assert_eq!(ids(seen), ["uid-x.5"]);
+}
+
 /// The position tells of versions that the cluster has not come to.
 #[tokio::test(start_paused = true)]
 async fn what_is_in_flight_when_the_cluster_turns_out_to_be_an_older_one_is_broken_off_and_sent_anew() {
