@@ -239,9 +239,18 @@ impl World {
             disk.accepted.retain(|(to, _)| !(is_void || is_new && *to == endpoint(1)));
         }
         self.send_to_disk();
+        assert_eq!(self.core.past.since(), self.since());
         for scope in 0..SCOPES {
-            self.readings[scope].since = self.core.past.since().into();
+            self.readings[scope].since = self.since().into();
             self.list(scope);
+        }
+    }
+
+    /// Where the watch has to begin at a start.
+    fn since(&self) -> Vec<ResourceVersion> {
+        match self.memory().and_then(|memory| memory.mark.told.as_ref()) {
+            Some(told) => told.iter().copied().min().into_iter().collect(),
+            None => self.saved.as_ref().filter(|_| self.has_lease).map(Position::versions).unwrap_or_default(),
         }
     }
 
@@ -443,6 +452,7 @@ impl World {
             self.settle(0, true);
         }
         assert!(self.core.dispatcher.is_idle());
+        (0..SCOPES).for_each(|scope| self.bookmark(scope));
     }
 
     fn check(&self) {
@@ -452,6 +462,24 @@ impl World {
             for number in endpoints.filter(|number| !self.excused.contains(&(*number, pod.clone()))) {
                 assert!(self.has(number, &pod, version, last), "of {pod}, {number} not {version}: {:?}", self.accepted);
             }
+        }
+    }
+
+    /// The next start has nothing to send, and knows everything that there is.
+    fn check_what_is_kept(&self) {
+        let version = ResourceVersion(self.cluster.version);
+        if self.has_lease {
+            let saved = self.saved.as_ref().expect("a position");
+            assert_eq!(saved.versions(), [version]);
+            assert!((0..self.endpoints).all(|number| saved.of(endpoint(number).digest(), Origin::Global).is_some()));
+        }
+        if let Some(disk) = self.disks.get(self.replica) {
+            let Memory { mark, known, due } = disk.memory.as_ref().expect("it was written");
+            let known: BTreeMap<_, _> =
+                known.iter().map(|known| (known.id.uid().to_owned(), known.version.0)).collect();
+            let there = (0..SCOPES).flat_map(|scope| self.cluster.there(scope));
+            assert_eq!(known, there.map(|(version, entry)| (entry.uid(), *version)).collect());
+            assert_eq!((due.len(), &mark.told), (0, &Some(vec![version; SCOPES])));
         }
     }
 
@@ -488,6 +516,13 @@ fn no_last_state_is_lost(has_lease: bool, has_disk: bool, steps: Vec<Step>) {
         }
         world.finish();
         world.check();
+        // One may be under way, one may be the next after a failure.
+        for _ in 0..3 {
+            world.written(true);
+            world.save(true);
+            tokio::time::advance(Duration::from_secs(10)).await;
+        }
+        world.check_what_is_kept();
     });
 }
 
