@@ -208,7 +208,7 @@ impl Core {
         if let Some(journal) = &mut self.journal {
             journal.changed(change);
         }
-        self.release(&change.pod);
+        self.supersede(&change.pod);
         let lacks = |endpoint: &&Endpoint| self.past.lacks(endpoint, *origin, change.pod.version, change.past);
         let mut lacking = endpoints.iter().filter(lacks).peekable();
         if lacking.peek().is_none() {

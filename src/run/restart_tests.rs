@@ -148,6 +148,9 @@ struct Reading {
     read: usize,
 }
 
+/// An endpoint, a pod, and the version of it that the endpoint has to have, unless it has had a newer one.
+type Owed = (Endpoint, String, u64);
+
 /// A process, which may crash, and what survives it: the saved position, the state directories, and what the receivers
 /// have accepted.
 struct World {
@@ -176,6 +179,9 @@ struct World {
     endpoints: usize,
     /// The pods that the process knew from its disk.
     remembered: BTreeSet<String>,
+    /// What was due at the start of a pod, if it is still in this version when it is listed; and what of it proved to be.
+    due: BTreeMap<String, (u64, Vec<Owed>)>,
+    owed: Vec<Owed>,
     /// Whether no process before has told the disk of a whole list, while there is a saved position.
     is_first_list: bool,
     /// The deletes that an endpoint need not get: of pods of which nobody can know any more that they were, or that their
@@ -204,6 +210,8 @@ impl World {
             known_to_process: BTreeSet::new(),
             endpoints: 2,
             remembered: BTreeSet::new(),
+            due: BTreeMap::new(),
+            owed: vec![],
             is_first_list: false,
             excused: BTreeSet::new(),
         };
@@ -218,6 +226,12 @@ impl World {
     }
 
     fn observe(&mut self, scope: usize, what: What) {
+        if let What::Listed(pod) = &what
+            && let Some((version, due)) = self.due.remove(pod.id.uid())
+            && version == pod.version.0
+        {
+            self.owed.extend(due);
+        }
         assert!(self.core.observe(PodEvent { scope: Scope(scope), what }).is_continue());
     }
 
@@ -230,6 +244,8 @@ impl World {
         let (is_void, is_new) = (self.memory().is_none(), self.is_new(1));
         let remembered = self.memory().into_iter().flat_map(pods).map(|pod| pod.uid().to_owned());
         self.remembered = remembered.collect();
+        self.owed.clear();
+        self.due = self.memory().map(|memory| self.due(memory)).unwrap_or_default();
         self.is_first_list = self.has_lease && self.memory().is_none_or(|memory| memory.mark.told.is_none());
         let term = self.has_lease.then(|| self.term());
         if let Some(disk) = self.disks.get_mut(self.replica) {
@@ -244,6 +260,17 @@ impl World {
             self.readings[scope].since = self.since().into();
             self.list(scope);
         }
+    }
+
+    /// What is due, by the pods that are known, with the versions in which they are.
+    fn due(&self, memory: &Memory) -> BTreeMap<String, (u64, Vec<Owed>)> {
+        let endpoints: Vec<_> = (0..self.endpoints).chain([NAMED]).map(endpoint).collect();
+        let due_of = |pod: &PodId| {
+            let due = memory.due.iter().filter(|due| due.pod == *pod);
+            let due = due.filter_map(|due| Some((endpoints.iter().find(|to| to.digest() == due.endpoint)?, due)));
+            due.map(|(to, due)| (to.clone(), pod.uid().to_owned(), due.version.0)).collect()
+        };
+        memory.known.iter().map(|pod| (pod.id.uid().to_owned(), (pod.version.0, due_of(&pod.id)))).collect()
     }
 
     /// Where the watch has to begin at a start.
@@ -462,6 +489,10 @@ impl World {
             for number in endpoints.filter(|number| !self.excused.contains(&(*number, pod.clone()))) {
                 assert!(self.has(number, &pod, version, last), "of {pod}, {number} not {version}: {:?}", self.accepted);
             }
+        }
+        for (to, pod, version) in &self.owed {
+            let accepted = self.accepted.get(&(to.clone(), pod.clone()));
+            assert!(accepted.is_some_and(|(had, _)| had >= version), "of {pod}, {to} not {version}, which was kept");
         }
     }
 

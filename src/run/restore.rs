@@ -1,9 +1,10 @@
 //! From what was kept on disk to where the process was.
 //!
 //! What an endpoint was due is not sent at once: after the last that was kept, a newer state may have been accepted, and
-//! no older one may follow it. It waits until the list or the watch tells of its pod, and then it is either still the
-//! newest, and comes with its body, or replaced by what is, or dropped where what is goes elsewhere: the annotation has
-//! changed. Only deletes, and what is due of pods that are gone, need not wait: nothing follows them.
+//! no older one may follow it. It waits until the list or the watch tells of its pod. If the pod is as it was known, the
+//! endpoint gets what it was due. If it has changed, the newest state takes that place; where the newest goes elsewhere,
+//! because the annotation is another, what was due is dropped. Only deletes, and what is due of pods that are gone, need
+//! not wait: nothing follows them.
 
 use std::collections::{HashMap, HashSet};
 
@@ -67,23 +68,35 @@ impl Core {
         if self.restored.to_introduce.remove(&pod.id) {
             self.introduce(pod);
         }
-        self.release(pod);
+        if self.registry.known(&pod.id).is_some_and(|known| known.version == pod.version) {
+            self.resume(pod);
+        }
     }
 
-    /// Lets wait again what was due of a pod, of which this is the newest state.
+    /// Lets wait again what was due of a pod which has not changed since: no endpoint has had anything newer than that.
+    fn resume(&mut self, pod: &Pod) {
+        for due in self.restored.due.remove(&pod.id).unwrap_or_default() {
+            self.wait_again(&due, (due.version == pod.version).then_some(&pod.json));
+        }
+    }
+
+    /// Lets wait again what was due of a pod which has changed, for the newest state to take its place.
     ///
-    /// An endpoint that is not among those of the newest may have accepted a newer state than what it is due, which
-    /// nobody knows: it is due nothing any more. At the others the newest takes the place of an older one.
-    pub(super) fn release(&mut self, newest: &Pod) {
+    /// Where the newest does not go, one in between may have been accepted, which nobody knows: what was due there is
+    /// dropped, for it may be older.
+    pub(super) fn supersede(&mut self, newest: &Pod) {
         self.restored.to_introduce.remove(&newest.id);
         let Some(due) = self.restored.due.remove(&newest.id) else { return };
         let route = self.registry.route(&newest.id, newest.annotation.as_deref());
         for due in due {
-            if due.version == newest.version {
-                self.wait_again(&due, Some(&newest.json));
-            } else if route.endpoints.iter().any(|endpoint| endpoint.digest() == due.endpoint) {
+            if route.endpoints.iter().any(|endpoint| endpoint.digest() == due.endpoint) {
                 self.wait_again(&due, None);
             } else if let Some(journal) = &mut self.journal {
+                let (pod, version, endpoint) = (&due.pod, due.version, due.endpoint);
+                tracing::warn!(
+                    %pod, %version, %endpoint,
+                    "dropped: it waited at the last end, and its pod has changed since and goes to other webhooks"
+                );
                 journal.forgotten(&due);
             }
         }
