@@ -151,6 +151,9 @@ struct Reading {
 /// An endpoint, a pod, and the version of it that the endpoint has to have, unless it has had a newer one.
 type Owed = (Endpoint, String, u64);
 
+/// What is owed of pods, if they are still in these versions.
+type OwedOf = BTreeMap<String, (u64, Vec<Owed>)>;
+
 /// A process, which may crash, and what survives it: the saved position, the state directories, and what the receivers
 /// have accepted.
 struct World {
@@ -180,7 +183,7 @@ struct World {
     /// The pods that the process knew from its disk.
     remembered: BTreeSet<String>,
     /// What was due at the start of a pod, if it is still in this version when it is listed; and what of it proved to be.
-    due: BTreeMap<String, (u64, Vec<Owed>)>,
+    due: OwedOf,
     owed: Vec<Owed>,
     /// Whether no process before has told the disk of a whole list, while there is a saved position.
     is_first_list: bool,
@@ -244,8 +247,7 @@ impl World {
         let (is_void, is_new) = (self.memory().is_none(), self.is_new(1));
         let remembered = self.memory().into_iter().flat_map(pods).map(|pod| pod.uid().to_owned());
         self.remembered = remembered.collect();
-        self.owed.clear();
-        self.due = self.memory().map(|memory| self.due(memory)).unwrap_or_default();
+        (self.due, self.owed) = self.memory().map(|memory| self.due(memory)).unwrap_or_default();
         self.is_first_list = self.has_lease && self.memory().is_none_or(|memory| memory.mark.told.is_none());
         let term = self.has_lease.then(|| self.term());
         if let Some(disk) = self.disks.get_mut(self.replica) {
@@ -262,15 +264,17 @@ impl World {
         }
     }
 
-    /// What is due, by the pods that are known, with the versions in which they are.
-    fn due(&self, memory: &Memory) -> BTreeMap<String, (u64, Vec<Owed>)> {
+    /// What is due, by the pods that are known, with the versions in which they are; and of those that are gone.
+    fn due(&self, memory: &Memory) -> (OwedOf, Vec<Owed>) {
         let endpoints: Vec<_> = (0..self.endpoints).chain([NAMED]).map(endpoint).collect();
-        let due_of = |pod: &PodId| {
-            let due = memory.due.iter().filter(|due| due.pod == *pod);
-            let due = due.filter_map(|due| Some((endpoints.iter().find(|to| to.digest() == due.endpoint)?, due)));
-            due.map(|(to, due)| (to.clone(), pod.uid().to_owned(), due.version.0)).collect()
-        };
-        memory.known.iter().map(|pod| (pod.id.uid().to_owned(), (pod.version.0, due_of(&pod.id)))).collect()
+        let known = memory.known.iter().map(|pod| (pod.id.uid().to_owned(), (pod.version.0, vec![])));
+        let (mut due, mut of_gone) = (known.collect::<OwedOf>(), vec![]);
+        for row in &memory.due {
+            let Some(to) = endpoints.iter().find(|to| to.digest() == row.endpoint) else { continue };
+            let of_pod = due.get_mut(row.pod.uid()).map_or(&mut of_gone, |(_, due)| due);
+            of_pod.push((to.clone(), row.pod.uid().to_owned(), row.version.0));
+        }
+        (due, of_gone)
     }
 
     /// Where the watch has to begin at a start.

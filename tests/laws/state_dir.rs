@@ -212,6 +212,11 @@ async fn a_new_webhook_gets_every_pod_and_one_that_is_gone_nothing() {
     stop(second).await;
     assert_eq!(all_told(&new.requests()), ["added a", "added b"]);
     assert_eq!((old.count(), gone.count()), (2, 0));
+    let only = Receiver::http().await.unwrap();
+    let third = k8vent(&plane.kubeconfig_admin(), &namespace, &dir, &[url(&only)]);
+    requests(&only, 2).await;
+    stop(third).await;
+    assert_eq!(all_told(&only.requests()), ["added a", "added b"], "where no webhook was there before");
 }
 
 #[tokio::test]
